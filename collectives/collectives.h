@@ -1,0 +1,144 @@
+// SPDX-License-Identifier: Apache-2.0
+// Collective operations among the ranks of one group.
+//
+// A group is any ordered subset of the processes (or threads) that meet through a bootstrap. It
+// owns a symmetric heap: every member has one of the same size, and an object taken from it lies at
+// the same offset on every rank, so peers read and write it in place without registration. Several
+// groups live side by side; each has its own heap, flags and epochs, nothing is shared or static.
+//
+// Order. All members call the same operations in the same order with the same counts, dtype and
+// operation. That is checked: each flag carries the epoch and a signature of the call, and members
+// that disagree get STATUS_MISMATCH, never a hang. One operation of a group is in flight at a time.
+//
+// Time. Every wait has the group's deadline and looks at the abort word and at the peers' process
+// handles: STATUS_TIMEOUT, STATUS_ABORTED or STATUS_PEER_GONE. Such an error is sticky: all later
+// calls return it; the group can only be destroyed, and a new one made. Nothing exits or prints.
+//
+// Sums run in rank order with f32 accumulation and one rounding at the end: every rank gets the
+// same bits, whatever the algorithm, size or placement of buffers.
+//
+// Threads. A member's calls come from one thread at a time; coll_abort may come from any.
+#ifndef PHALANX_COLLECTIVES_COLLECTIVES_H
+#define PHALANX_COLLECTIVES_COLLECTIVES_H
+
+#include "base/dtype.h"
+#include "base/status.h"
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+enum { COLL_RANKS_MAX = 64 };
+
+struct coll_group; // opaque, one per member and group
+
+// How members meet and exchange bytes and handles before a group exists. Implementations:
+// bootstrap_threads (fork or threads in one process), bootstrap_mpi (a communicator),
+// bootstrap_files (a directory). All calls are collective over the bootstrap's own ranks.
+struct bootstrap {
+    uint32_t rank, size;
+    void *state;
+    // out[size * bytes] receives every rank's `bytes` in rank order.
+    enum status (*all_gather)(
+        struct bootstrap *b, const void *mine, size_t bytes, void *out, struct error *err);
+    enum status (*barrier)(struct bootstrap *b, struct error *err);
+    // Passes an open file descriptor from `root` to all others (SCM_RIGHTS, or dup within one
+    // process); `fd` is read on root and written elsewhere. The receiver owns it.
+    enum status (*share_fd)(struct bootstrap *b, uint32_t root, int *fd, struct error *err);
+    // A handle of the peer's process for poll (pidfd), or -1 where peers are threads. Borrowed.
+    int (*peer_pidfd)(struct bootstrap *b, uint32_t peer);
+    // A bootstrap over the ranks that give the same colour, ordered by rank; freed by close.
+    enum status (*split)(
+        struct bootstrap *b, uint32_t colour, struct bootstrap **out, struct error *err);
+    void (*close)(struct bootstrap *b);
+};
+
+struct coll_args {
+    const char *backend;     // "auto", "shm", "mpi"; later "cuda", "nccl"
+    uint64_t heap_bytes;     // symmetric heap of each rank
+    uint32_t timeout_ms;     // of each wait; 0: 60,000
+    bool spin;               // ranks have a core each: spin before yielding
+    const char *tuning_file; // NULL: built-in table; its hash must agree on all ranks
+};
+
+enum coll_op { COLL_SUM, COLL_MAX };
+
+enum status coll_create(
+    struct bootstrap *b, const struct coll_args *args, struct coll_group **out, struct error *err);
+// Not collective: a member may leave alone; the others notice at their next wait.
+void coll_destroy(struct coll_group *g);
+uint32_t coll_rank(const struct coll_group *g);
+uint32_t coll_size(const struct coll_group *g);
+// Wakes every waiting member with STATUS_ABORTED.
+void coll_abort(struct coll_group *g);
+// One line for people: which algorithm serves this operation at this size, and why.
+void coll_explain(const struct coll_group *g, const char *operation, size_t bytes, bool symmetric,
+    char *text, size_t n);
+
+// Memory of the symmetric heap, aligned to 128 bytes, zeroed; the same sequence of calls on every
+// rank gives the same offsets. NULL when the heap is used up. Given back with the group.
+void *coll_heap_take(struct coll_group *g, size_t bytes);
+// Whether [p, p + bytes) lies in the heap.
+bool coll_heap_holds(const struct coll_group *g, const void *p, size_t bytes);
+
+// In place: buffer[i] = sum (or max) over ranks. f32, f16 or bf16. Buffers in the heap
+// ("symmetric": the same offset on all ranks) are reduced without a copy; others are staged.
+// `symmetric` says which on all ranks alike.
+struct coll_all_reduce_args {
+    void *buffer;
+    size_t count;
+    enum dtype dtype;
+    enum coll_op op;
+    bool symmetric;
+    void *stream; // NULL on CPUs
+};
+enum status coll_all_reduce(struct coll_group *g, const struct coll_all_reduce_args *a);
+
+// residual += all_reduce(x); out = rms_norm(residual) * (offset + weight): the bits of the
+// composition. x is [n_rows, dim] f32 and is used up.
+struct coll_reduce_norm_args {
+    float *x;
+    float *residual;     // [n_rows, dim], the same on all ranks
+    const float *weight; // [dim]
+    float *out;          // [n_rows, dim]
+    uint32_t n_rows, dim;
+    float eps, weight_offset;
+    bool symmetric;
+    void *stream;
+};
+enum status coll_all_reduce_norm(struct coll_group *g, const struct coll_reduce_norm_args *a);
+
+// out[count of this rank] = sum over ranks of in[its slice]; slices as coll_slice deals them.
+enum status coll_reduce_scatter(struct coll_group *g, const void *in, void *out, size_t count,
+    enum dtype dtype, enum coll_op op, void *stream);
+// out[size * bytes] = every rank's `bytes`, in rank order; in may be out + rank * bytes.
+enum status coll_all_gather(
+    struct coll_group *g, const void *in, void *out, size_t bytes, void *stream);
+enum status coll_broadcast(
+    struct coll_group *g, void *buffer, size_t bytes, uint32_t root, void *stream);
+enum status coll_barrier(struct coll_group *g, void *stream);
+
+// Elements [*begin, *begin + *count) of `total` that rank `rank` of `size` reduces.
+void coll_slice(size_t total, uint32_t size, uint32_t rank, size_t *begin, size_t *count);
+
+// Partial all-to-all. Each rank r exchanges with a declared set of peers P(r), symmetric (q in P(r)
+// iff r in P(q)); pairs outside cost neither traffic nor flags. Blocks are pushed into the
+// receiver's heap: slot q of the receive region belongs to source q.
+enum coll_counts {
+    COLL_COUNTS_FIXED,   // both sides know every size (checked by the signature)
+    COLL_COUNTS_BOUNDED, // up to slot_bytes; the size travels with the block
+    COLL_COUNTS_DEVICE,  // read from device memory at run time (device back ends)
+};
+struct coll_exchange_args {
+    enum coll_counts counts;
+    uint64_t peers;           // bit q: rank q is in P(r); own bit: a block to oneself
+    const void *const *send;  // [size] block for each peer, or NULL
+    const size_t *send_bytes; // [size]
+    void *receive;            // in the heap, size * slot_bytes; block of q at q * slot_bytes
+    size_t slot_bytes;
+    size_t *receive_bytes; // [size], out; what came from each peer
+    void *stream;
+};
+enum status coll_exchange(struct coll_group *g, const struct coll_exchange_args *a);
+
+#endif

@@ -1,0 +1,302 @@
+// SPDX-License-Identifier: Apache-2.0
+// The op table: everything a forward pass asks of a device, as about 25 coarse operations chosen
+// once at start. worker/forward is written against this table alone.
+//
+// Vocabulary
+//   device  one CPU team of threads or one GPU, with its memory; opened once per rank.
+//   stream  the order in which operations run. Ops are enqueued by one thread; on the CPU they have
+//           run when the call returns. device_sync() waits for all of them.
+//   batch   the rows of one step: n_tokens rows, grouped into sequences (struct batch).
+//
+// Rules for every op
+//   * Arguments are one const struct with shapes in comments, row-major, last index fastest.
+//     Activations are `f32` on the CPU; a device whose table says so uses bf16
+//     (kernels.activation).
+//   * Pointers are device pointers from mem_take or weight handles from weight_make. Inputs and
+//     outputs do not overlap unless the op says "in place".
+//   * Each output element is summed in an order that depends on the op, N, K and dtype only, never
+//     on the number of rows, on threads or on time: a row's result is the same bits in any batch.
+//     On the CPU every version (plain C, AVX2, AVX-512) gives the same bits; kernels/cpu/canon.h
+//     defines them.
+//   * Ops do not fail for wrong arguments (those are bugs: check()); a device failure is reported
+//     by device_sync and is final for the rank.
+//   * Slots marked (optional) may be NULL; callers then compose them from the others, and tests
+//     compare both bit for bit.
+#ifndef PHALANX_KERNELS_KERNELS_H
+#define PHALANX_KERNELS_KERNELS_H
+
+#include "base/dtype.h"
+#include "base/sampling_params.h"
+#include "base/status.h"
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+struct device; // opaque; one per rank
+struct weight; // opaque; see weight_make
+
+enum {
+    KERNELS_KV_GROUPS_MAX = 2,
+    KERNELS_ATTENTION_CHUNK = 256, // KV positions per partial softmax, absolute multiples
+    KERNELS_WEIGHT_PARTS_MAX = 4,
+};
+
+struct device_args {
+    uint32_t n_threads; // CPU: team size, at least 1 (the calling thread is one of them)
+    uint32_t index;     // GPU number
+    bool spin;          // threads may spin between ops: true where cores >= runnable threads
+    const char *isa;    // CPU: "auto", "plain", "avx2", "avx512"; for tests and benches
+};
+
+// ---- weights -----------------------------------------------------------------------------------
+
+enum weight_format {
+    WEIGHT_DENSE, // f32, f16 or bf16, as `dtype` says
+    // GPTQ, AWQ, int8, NF4, FP8 follow here, each with its own fields in weight_source.
+    WEIGHT_FORMAT_COUNT
+};
+
+// A slice of a matrix as it lies in a mapped file: rows [n_rows] of K elements, `row_stride_bytes`
+// apart. The mapping outlives the weight.
+struct weight_part {
+    const void *data;
+    uint64_t row_stride_bytes;
+    uint32_t n_rows;
+};
+
+// A weight [N, K] is one or more parts stacked along N (q, k and v; gate and up), all of one dtype.
+struct weight_source {
+    enum weight_format format;
+    enum dtype dtype;
+    uint32_t n, k; // N output rows in all, K inputs
+    uint32_t n_parts;
+    struct weight_part part[KERNELS_WEIGHT_PARTS_MAX];
+};
+
+// ---- one step's rows ---------------------------------------------------------------------------
+
+// Rows of one sequence in this step. Rows are consecutive: first_row .. first_row + n_rows - 1 at
+// positions first_position ... ; keys 0 .. first_position + i are visible to row i (causal).
+struct batch_seq {
+    uint32_t first_row, n_rows;
+    uint32_t first_position;
+    // Block table of each KV group: page of position p is blocks[group][p / block_tokens].
+    const uint32_t *blocks[KERNELS_KV_GROUPS_MAX];
+};
+
+// Host memory, owned by the caller, unchanged until the step's last op has run.
+struct batch {
+    uint32_t n_rows, n_seqs, n_logit_rows;
+    const uint32_t *token_ids;   // [n_rows]
+    const uint32_t *positions;   // [n_rows]
+    const struct batch_seq *seq; // [n_seqs]
+    const uint32_t *logit_rows;  // [n_logit_rows] rows whose logits are wanted, ascending
+};
+
+// ---- KV cache ----------------------------------------------------------------------------------
+
+// One layer's pages: K and V each [n_blocks][n_kv_heads][block_tokens][head_dim] of `dtype`.
+struct kv_layer {
+    void *k, *v;
+    enum dtype dtype;
+    uint32_t n_kv_heads, head_dim, block_tokens;
+    uint32_t group; // which block table of batch_seq
+};
+
+// ---- ops ---------------------------------------------------------------------------------------
+
+// out[r] = table[token_ids[r] - vocab_begin] * scale, or zeros where the id is not in
+// [vocab_begin, vocab_begin + table rows): summed over ranks this gives the embedding.
+struct embed_args {
+    const struct batch *batch;
+    const struct weight *table; // [vocab_count, hidden_dim]
+    uint32_t vocab_begin;
+    float scale;
+    const struct weight *positions; // (optional) learned [max_position, hidden_dim], added
+    uint32_t position_offset;
+    float *out; // [n_rows, hidden_dim]
+};
+
+// residual += x (where x is given; scaled by x_scale), then out = norm(residual).
+// RMS: r * rsqrt(mean(r^2) + eps) * (offset + w).  LAYER: (r - mean) * rsqrt(var + eps) * w + b.
+struct norm_args {
+    uint32_t n_rows, dim;
+    bool layer; // LayerNorm instead of RMSNorm
+    float eps, weight_offset;
+    const float *x; // [n_rows, dim] or NULL
+    float x_scale;
+    const float *x_bias;                // [dim] or NULL: added to each row of x before scaling
+    float *residual;                    // [n_rows, dim], in place; only read when x is NULL
+    const struct weight *weight, *bias; // [1, dim]; bias may be NULL; weight NULL: all ones
+    float *out; // [n_rows, dim]; may equal residual only when x is NULL; NULL: only add
+};
+
+// out[m, n] = sum_k x[m, k] * w[n, k] + bias[n]; the canonical dot product of kernels/cpu/canon.h.
+struct linear_args {
+    uint32_t n_rows;
+    const float *x; // [n_rows, K], rows x_stride apart (elements)
+    uint32_t x_stride;
+    const struct weight *w;    // [N, K]
+    const struct weight *bias; // [1, N] or NULL
+    float *out;                // [n_rows, N], rows out_stride apart
+    uint32_t out_stride;
+    const uint32_t *row_ids; // (optional) [n_rows] rows of x to take, host memory
+};
+
+// Takes fused projections, rotates q and k, appends k and v to the pages.
+struct rope_kv_args {
+    const struct batch *batch;
+    float *qkv; // [n_rows, (n_heads + 2 * n_kv_heads) * head_dim]; q is rotated in place
+    uint32_t n_heads;
+    struct kv_layer kv;
+    const float *inv_freq; // [rotary_dim / 2], device memory, or NULL: nothing is rotated
+    float attention_factor;
+    uint32_t rotary_dim;
+    bool interleaved;
+    const struct weight *q_norm, *k_norm; // RMS per head before rotation [1, head_dim], or NULL
+    float norm_eps, norm_weight_offset;
+};
+
+// Paged causal attention. For row r of a sequence at position p:
+// out[r, h] = softmax_j(softcap(scale * q[r, h] . k_j) + alibi[h] * (j - p)) v_j
+// over j in [max(0, p - window + 1), p]. Partial softmaxes cover absolute chunks of
+// KERNELS_ATTENTION_CHUNK positions and are combined in ascending order.
+struct attention_args {
+    const struct batch *batch;
+    const float *qkv; // [n_rows, (n_heads + 2 * n_kv_heads) * head_dim], q part read
+    uint32_t n_heads;
+    struct kv_layer kv; // query head h reads KV head h / (n_heads / n_kv_heads)
+    float scale, softcap;
+    uint32_t window;           // 0: all
+    const float *alibi_slopes; // [n_heads] or NULL
+    float *out;                // [n_rows, n_heads * head_dim]
+};
+
+// Gated: out[r, i] = act(x[r, i]) * x[r, dim + i]; otherwise out[r, i] = act(x[r, i]).
+// `kind` is an enum activation of model/model_config.h, repeated here as ACT_*.
+enum act_kind { ACT_SILU, ACT_GELU_ERF, ACT_GELU_TANH, ACT_RELU, ACT_RELU2, ACT_COUNT };
+struct act_args {
+    uint32_t n_rows, dim;
+    bool gated;
+    enum act_kind kind;
+    const float *x; // [n_rows, dim or 2 * dim]
+    float *out;     // [n_rows, dim]
+};
+
+// logits = softcap(x * scale), in place, [n_rows, n].
+struct logit_scale_args {
+    uint32_t n_rows, n;
+    float scale, softcap;
+    float *logits;
+};
+
+// Copies whole blocks of every layer given: dst[i] = src[i], pairs in order, pages of `group`.
+struct block_copy_args {
+    const struct kv_layer *layers;
+    uint32_t n_layers, n_pairs, group;
+    const uint32_t *src, *dst;
+};
+
+// ---- sampling ----------------------------------------------------------------------------------
+// A sampler lives in a slot: the parameters, the ids so far and what penalties need. The order of
+// operations is vLLM's, see docs/sampling.md.
+
+struct sampler_begin_args {
+    uint32_t slot;
+    struct sampling_params params;
+    const uint32_t *stop_ids;         // [params.n_stop_ids]
+    const struct sampling_bias *bias; // [params.n_logit_bias]
+    const uint32_t *ids;              // [n_ids] prompt, then what has been generated so far
+    uint32_t n_ids, prompt_length;
+};
+
+struct sample_top {
+    uint32_t id;
+    float logprob;
+};
+
+// What is known of one row after sampling. Log-probabilities are raw: log-softmax of the logits
+// before any parameter is applied.
+struct sample_result {
+    uint32_t id;    // chosen, or the target of a scored row
+    float logprob;  // of id
+    uint32_t rank;  // 1 + number of ids with a larger logit
+    uint32_t n_top; // top n_logprobs ids by logit, ties by smaller id
+    bool failed;    // the row had a NaN, or no finite logit: id is meaningless
+    struct sample_top top[SAMPLING_LOGPROBS_MAX];
+};
+
+struct sample_row {
+    uint32_t slot;       // sampler, ignored for a scored row
+    uint32_t position;   // of the token chosen: the draw's counter
+    bool scored;         // only report `target`'s log-probability; choose nothing
+    uint32_t target;     // scored rows
+    uint32_t n_logprobs; // scored rows
+};
+
+struct sample_args {
+    uint32_t n_rows, vocab_size;
+    const float *logits;          // [n_rows, vocab_size], not changed
+    const struct sample_row *row; // [n_rows], host memory
+    struct sample_result *result; // [n_rows], host memory, valid after device_sync
+};
+
+// ---- the table ---------------------------------------------------------------------------------
+
+struct kernels {
+    const char *name;      // "cpu", "cuda", "emu"
+    enum dtype activation; // of x and out in the ops above
+    bool device_memory;    // false: device pointers are host pointers
+
+    enum status (*device_open)(
+        const struct device_args *args, struct device **out, struct error *err);
+    void (*device_close)(struct device *d);
+    // One line for people: "cpu: 2 threads, avx512".
+    void (*device_describe)(const struct device *d, char *text, size_t n);
+    enum status (*device_sync)(struct device *d, struct error *err);
+
+    // Zeroed device memory, aligned to 4096 bytes; NULL when there is none. Freed by mem_give.
+    void *(*mem_take)(struct device *d, uint64_t bytes);
+    void (*mem_give)(struct device *d, void *p, uint64_t bytes);
+    void (*copy_in)(struct device *d, void *to_device, const void *from_host, uint64_t bytes);
+    void (*copy_out)(struct device *d, void *to_host, const void *from_device, uint64_t bytes);
+
+    // Makes a handle from a slice of a mapped file. On the CPU a dense weight is used where it
+    // lies. STATUS_UNSUPPORTED for a format or dtype that the table does not have.
+    enum status (*weight_make)(struct device *d, const struct weight_source *source,
+        struct weight **out, struct error *err);
+    void (*weight_free)(struct device *d, struct weight *w);
+    // Bytes of device memory that weight_make would take for it; 0 where it lies in the mapping.
+    uint64_t (*weight_bytes)(const struct weight_source *source);
+
+    void (*embed)(struct device *d, const struct embed_args *a);
+    void (*norm)(struct device *d, const struct norm_args *a);
+    void (*linear)(struct device *d, const struct linear_args *a);
+    void (*rope_kv)(struct device *d, const struct rope_kv_args *a);
+    void (*attention)(struct device *d, const struct attention_args *a);
+    void (*act)(struct device *d, const struct act_args *a);
+    void (*logit_scale)(struct device *d, const struct logit_scale_args *a);
+    void (*block_copy)(struct device *d, const struct block_copy_args *a);
+
+    // Room for `n_slots` samplers over `vocab_size` ids and up to `ids_max` tokens each.
+    enum status (*sampler_open)(struct device *d, uint32_t n_slots, uint32_t vocab_size,
+        uint32_t ids_max, struct error *err);
+    void (*sampler_begin)(struct device *d, const struct sampler_begin_args *a);
+    // Chooses a token for each row that is not scored and appends it to the slot's ids.
+    void (*sample)(struct device *d, const struct sample_args *a);
+
+    // (optional) act(linear(x)) in one pass over the weights: gate and up rows of one output stay
+    // together; w has 2 * dim rows where act is gated.
+    void (*linear_act)(struct device *d, const struct linear_args *a, const struct act_args *act);
+    // (optional) mixture of experts: routing, grouped products, combination.
+    void (*experts)(struct device *d, const void *args);
+};
+
+// The CPU table. Never fails; device_open picks the widest version that the CPU has.
+const struct kernels *kernels_cpu(void);
+
+// Finds a table by name ("cpu", "cuda", "emu"); the sentence says why one is not to be had.
+enum status kernels_find(const char *name, const struct kernels **out, struct error *err);
+
+#endif
