@@ -51,7 +51,8 @@ enum {
 
 _Static_assert(LIMIT_PROMPT_BYTES < LIMIT_MESSAGE_BYTES, "a prompt fits into a message");
 _Static_assert(LIMIT_PLAN_BYTES <= LIMIT_WORKER_MESSAGE_BYTES / 2, "a plan fits into a message");
-_Static_assert(LIMIT_LOGPROBS <= SAMPLING_LOGPROBS_MAX, "the sampler can return them");
-_Static_assert(LIMIT_STOP_IDS < SAMPLING_STOP_IDS_MAX, "end ids come on top of the client's");
+_Static_assert((int)LIMIT_LOGPROBS <= (int)SAMPLING_LOGPROBS_MAX, "the sampler can return them");
+_Static_assert(
+    (int)LIMIT_STOP_IDS < (int)SAMPLING_STOP_IDS_MAX, "end ids come on top of the client's");
 
 #endif
