@@ -76,6 +76,10 @@ struct rope_config {
     double factor;
     double low_freq_factor, high_freq_factor; // llama3
     double beta_fast, beta_slow;              // YaRN
+    double mscale, mscale_all_dim;            // YaRN; 0: not given
+    bool no_truncate;                         // YaRN: correction range is not rounded
+    double attention_factor_given;            // YaRN, longrope; 0: the rule's own
+    float short_factor[MODEL_HEAD_DIM_MAX / 2], long_factor[MODEL_HEAD_DIM_MAX / 2]; // longrope
     uint32_t original_max_position;
     // The result for the served length, made by model/rope: angle of pair i at position p is
     // p * inv_freq[i], and cos and sin are multiplied by attention_factor.
@@ -94,6 +98,7 @@ struct layer_config {
 struct model_config {
     char family[MODEL_FAMILY_BYTES]; // name of the row, for messages only
     enum dtype weight_dtype;         // as config.json says; each tensor has its own in its file
+    uint32_t tensor_scheme;          // enum tensor_scheme: how the family names its tensors
 
     uint32_t n_layers, hidden_dim, vocab_size;
     uint32_t n_heads, n_kv_heads, head_dim;

@@ -1,0 +1,87 @@
+// SPDX-License-Identifier: Apache-2.0
+// Which bytes of which tensors one rank computes with: the names of a family's checkpoint, matched
+// with a model directory and cut by a shard. Nothing is copied but fused biases; the slices point
+// into the mapped files.
+//
+//   q_proj  [heads head_dim, hidden]  --rows of my heads----+
+//   k_proj  [kv_heads head_dim, hidden] --rows of my kv heads--> QKV, three parts
+//   v_proj  ...                       --------------------+
+//   o_proj  [hidden, heads head_dim]  --columns of my heads--> O, rows `row_stride_bytes` apart
+//
+// Biases behind a sum over ranks (O_BIAS, MLP_OUT_BIAS) are whole on every rank: they are added
+// once, after the all-reduce, where the sum is the same everywhere (norm_args.x_bias).
+//
+// Single-threaded; the plan does not change after weights_plan_open.
+#ifndef PHALANX_MODEL_WEIGHTS_PLAN_H
+#define PHALANX_MODEL_WEIGHTS_PLAN_H
+
+#include "model/safetensors.h"
+#include "model/shard.h"
+
+enum model_slot {
+#define MODEL_SLOT(NAME, name) MODEL_SLOT_##NAME,
+#include "model/weight_slots.def"
+    MODEL_SLOT_COUNT
+};
+
+enum layer_slot {
+#define LAYER_SLOT(NAME, name) LAYER_SLOT_##NAME,
+#include "model/weight_slots.def"
+    LAYER_SLOT_COUNT
+};
+
+enum { WEIGHT_SLICE_PARTS_MAX = 4 };
+
+struct weight_slice_part {
+    const void *data; // aligned to the element; NULL in a plan without files
+    uint64_t row_stride_bytes;
+    uint32_t n_rows;
+};
+
+// A matrix [n, k] as parts stacked along its rows. Vectors are [1, k] and have one part.
+struct weight_slice {
+    enum dtype dtype; // f32, f16 or bf16
+    uint32_t n, k;
+    uint32_t n_parts; // 0: the model has no such weight
+    struct weight_slice_part part[WEIGHT_SLICE_PARTS_MAX];
+};
+
+struct weights_plan_layer {
+    struct weight_slice slot[LAYER_SLOT_COUNT];
+};
+
+struct weights_plan {
+    struct shard shard;
+    struct weight_slice slot[MODEL_SLOT_COUNT]; // empty where another pipeline stage has it
+    uint32_t n_layers;                          // shard.layer_end - shard.layer_begin
+    struct weights_plan_layer *layer;           // [n_layers], of layer shard.layer_begin + i
+    uint64_t bytes;                             // of all slices; a tied head counts once
+    void *owned;                                // fused biases, random weights
+    uint64_t owned_bytes;
+};
+
+// Plans from an open directory, which must outlive the plan. Every tensor of the model is checked,
+// also those of other ranks: a missing one, a wrong shape or type, or one that the family does not
+// have (but for a list of harmless buffers) is an error that names it.
+enum status weights_plan_open(const struct model_config *m, const struct shard *s,
+    const struct safetensors *files, struct weights_plan *out, struct error *err);
+
+// Plans weights of the model's dtype made from `seed`, each rank its own part; the value of an
+// element depends on its tensor's name and its place in the whole tensor only, so the model is the
+// same at every degree.
+enum status weights_plan_random(const struct model_config *m, const struct shard *s, uint64_t seed,
+    struct weights_plan *out, struct error *err);
+
+// Plans shapes only (data is NULL), from the config alone.
+enum status weights_plan_shapes(const struct model_config *m, const struct shard *s,
+    struct weights_plan *out, struct error *err);
+
+void weights_plan_close(struct weights_plan *p);
+
+const char *weights_plan_model_slot_name(enum model_slot slot);
+const char *weights_plan_layer_slot_name(enum layer_slot slot);
+
+// The whole model on one rank, or rank `tp_rank` of `tp_size` with all layers and experts.
+struct shard weights_plan_shard(const struct model_config *m, uint32_t tp_rank, uint32_t tp_size);
+
+#endif
