@@ -40,7 +40,7 @@ struct plan_header {
     uint64_t bytes;   // of the whole plan
     uint64_t epoch;   // of the coordinator; older ones are dropped
     uint64_t step_id; // previous + 1; repeating the last one returns the stored answer
-    uint64_t hash;    // SipHash-2-4, key 0, over the plan with this field 0
+    uint64_t hash;    // plan_hash
     uint32_t n_seqs, n_releases, n_copies;
     uint32_t n_rows; // of all sequences
 };
@@ -144,6 +144,9 @@ void plan_add_seq(struct buf *b, const struct plan_seq_parts *parts);
 void plan_add_release(struct buf *b, uint32_t slot, uint32_t generation);
 void plan_add_copy(struct buf *b, uint32_t group, uint32_t src, uint32_t dst);
 void plan_end(struct buf *b);
+// SipHash-2-4 over what follows the header, keyed with the hash (key 0) of the header with its own
+// field 0. `plan` has plan->bytes bytes.
+uint64_t plan_hash(const struct plan_header *plan);
 
 struct answer_top {
     uint32_t id;
