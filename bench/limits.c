@@ -1,0 +1,153 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "bench/limits.h"
+
+#include "kernels/cpu/team.h"
+
+#include <stdatomic.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <time.h>
+
+enum {
+    READ_CHUNK = 2 << 20,
+    PASSES = 3,
+    FMA_ROUNDS = 20000,
+    COMPUTE_TASKS = 24, // for each thread
+};
+
+static const int stream_counts[] = {1, 2, 4, 8};
+
+struct limits {
+    struct team *team;
+    const struct limits_loops *loops;
+    uint8_t *buffer;
+    size_t bytes;
+    int streams;
+    _Atomic uint64_t sink; // keeps results alive
+    _Atomic uint64_t ops;  // of one pass
+};
+
+static double now_s(void)
+{
+    struct timespec t;
+    clock_gettime(CLOCK_MONOTONIC, &t);
+    return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
+}
+
+static int compare(const void *a, const void *b)
+{
+    double x = *(const double *)a, y = *(const double *)b;
+    return (x > y) - (x < y);
+}
+
+double limits_median(double *v, size_t n)
+{
+    qsort(v, n, sizeof *v, compare);
+    return n == 0 ? 0 : n % 2 ? v[n / 2] : (v[n / 2 - 1] + v[n / 2]) / 2;
+}
+
+static void read_task(void *arg, uint32_t task, uint32_t thread)
+{
+    (void)thread;
+    struct limits *l = arg;
+    const uint8_t *p = l->buffer + (size_t)task * READ_CHUNK;
+    atomic_fetch_xor(&l->sink, l->loops->read(p, READ_CHUNK, l->streams));
+}
+
+static void fma_task(void *arg, uint32_t task, uint32_t thread)
+{
+    (void)task;
+    (void)thread;
+    struct limits *l = arg;
+    atomic_fetch_add(&l->ops, (uint64_t)l->loops->fma(FMA_ROUNDS));
+}
+
+static void int8_task(void *arg, uint32_t task, uint32_t thread)
+{
+    (void)task;
+    (void)thread;
+    struct limits *l = arg;
+    atomic_fetch_add(&l->ops, (uint64_t)l->loops->int8(FMA_ROUNDS));
+}
+
+static double read_once(struct limits *l)
+{
+    double begin = now_s();
+    team_run(l->team, read_task, l, (uint32_t)(l->bytes / READ_CHUNK));
+    return (double)l->bytes / (now_s() - begin) * 1e-9;
+}
+
+static double compute(struct limits *l, team_fn *task)
+{
+    double v[PASSES];
+    for (int i = 0; i < PASSES; i++) {
+        atomic_store(&l->ops, 0);
+        double begin = now_s();
+        team_run(l->team, task, l, COMPUTE_TASKS * team_size(l->team));
+        v[i] = (double)atomic_load(&l->ops) / (now_s() - begin) * 1e-9;
+    }
+    return limits_median(v, PASSES);
+}
+
+double limits_read_gbs(struct limits *l)
+{
+    double v[PASSES];
+    for (int i = 0; i < PASSES; i++)
+        v[i] = read_once(l);
+    return limits_median(v, PASSES);
+}
+
+double limits_fma_gflops(struct limits *l)
+{
+    return compute(l, fma_task);
+}
+
+double limits_int8_gops(struct limits *l)
+{
+    return compute(l, int8_task);
+}
+
+// Keeps the number of streams that this machine reads fastest.
+static void choose_streams(struct limits *l)
+{
+    double best = 0;
+    int best_streams = 1;
+    for (size_t i = 0; i < sizeof stream_counts / sizeof *stream_counts; i++) {
+        l->streams = stream_counts[i];
+        double gbs = limits_read_gbs(l);
+        if (gbs > best) {
+            best = gbs;
+            best_streams = l->streams;
+        }
+    }
+    l->streams = best_streams;
+}
+
+enum status limits_open(
+    uint32_t n_threads, enum cpu_isa isa, size_t bytes, struct limits **out, struct error *err)
+{
+    struct limits *l = calloc(1, sizeof *l);
+    if (l == NULL)
+        return status_fail(err, STATUS_NO_MEMORY, "no memory to measure limits");
+    l->bytes = (bytes > 0 ? bytes : (size_t)512 << 20) / READ_CHUNK * READ_CHUNK;
+    l->loops = isa == CPU_ISA_AVX512 ? &limits_avx512 : &limits_avx2;
+    l->buffer = mmap(NULL, l->bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    enum status s = team_open(n_threads, true, &l->team, err);
+    if (s != STATUS_OK || l->buffer == MAP_FAILED) {
+        limits_close(l);
+        return s != STATUS_OK ? s : status_fail(err, STATUS_NO_MEMORY, "no memory to read from");
+    }
+    memset(l->buffer, 1, l->bytes);
+    choose_streams(l);
+    *out = l;
+    return STATUS_OK;
+}
+
+void limits_close(struct limits *l)
+{
+    team_close(l->team);
+    if (l->buffer != MAP_FAILED)
+        munmap(l->buffer, l->bytes);
+    free(l);
+}
