@@ -1,0 +1,360 @@
+// SPDX-License-Identifier: Apache-2.0
+// phalanx-coordinator: reads the settings, opens the sockets, and runs the one loop.
+#include "coordinator/shell.h"
+
+#include "base/check.h"
+#include "base/clock.h"
+#include "base/config.h"
+#include "base/log.h"
+
+#include <errno.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/prctl.h>
+#include <sys/random.h>
+#include <sys/signalfd.h>
+#include <sys/stat.h>
+#include <unistd.h>
+#include <zmq.h>
+
+enum { TICK_MS = 500, MESSAGES_PER_TURN = 256 };
+
+#define AT(field) offsetof(struct shell_settings, field)
+static const struct config_row settings[] = {
+    {"model", CONFIG_TEXT, AT(model), NULL, 0, 0, NULL, "DIR", "Model directory."},
+    {"model-name", CONFIG_TEXT, AT(model_name), NULL, 0, 0, NULL, "NAME", "Name it is served as."},
+    {"endpoint", CONFIG_TEXT, AT(endpoint), NULL, 0, 0, NULL, "E", "Where clients connect."},
+    {"worker-endpoint", CONFIG_TEXT, AT(worker_endpoint), NULL, 0, 0, NULL, "E",
+        "Where rank 0 of each group connects."},
+    {"tensor-parallel-degree", CONFIG_INT, AT(degree), "1", 1, 64, NULL, "N", "Ranks, for show."},
+    {"max-model-len", CONFIG_INT, AT(max_model_len), "0", 0, LIMIT_CONTEXT_TOKENS, NULL, "N",
+        "Context in tokens; 0: what the model declares."},
+    {"max-num-seqs", CONFIG_INT, AT(max_num_seqs), "0", 0, LIMIT_SLOTS, NULL, "N",
+        "Sequences running at once; 0: what the group takes."},
+    {"max-num-batched-tokens", CONFIG_INT, AT(max_num_batched_tokens), "0", 0, LIMIT_STEP_TOKENS,
+        NULL, "N", "Rows per step; 0: what the group takes."},
+    {"max-waiting-requests", CONFIG_INT, AT(max_waiting), "4096", 1, LIMIT_REQUESTS, NULL, "N",
+        "Requests that wait; beyond them clients are told BUSY."},
+    {"plans-in-flight", CONFIG_INT, AT(plans_in_flight), "1", 1, LIMIT_PLANS_IN_FLIGHT, NULL, "N",
+        "Steps planned ahead."},
+    {"guaranteed-no-evict", CONFIG_FLAG, AT(guaranteed_no_evict), NULL, 0, 0, NULL, NULL,
+        "Admit only what can finish without being preempted."},
+    {"no-prefix-cache", CONFIG_FLAG, AT(no_prefix_cache), NULL, 0, 0, NULL, NULL,
+        "Compute every prompt anew."},
+    {"skip-tokenizer", CONFIG_FLAG, AT(no_tokenizer), NULL, 0, 0, NULL, NULL,
+        "Serve token ids only."},
+    {"log-level", CONFIG_TEXT, AT(log_level), "warn", 0, 0, NULL, "LEVEL",
+        "error, warn, info or debug."},
+};
+
+// ---- the decoder that the core is given --------------------------------------------------------
+
+_Static_assert(sizeof(struct tokenizer_stream) <= TEXT_DECODER_STATE_BYTES, "the state fits");
+
+static void decoder_begin(const void *user, void *state, bool skip_special)
+{
+    tokenizer_stream_begin(user, state, skip_special, false);
+}
+
+static void decoder_push(const void *user, void *state, uint32_t id, struct buf *out)
+{
+    check(tokenizer_stream_push(user, state, id, out) == STATUS_OK);
+}
+
+static void decoder_finish(const void *user, void *state, struct buf *out)
+{
+    check(tokenizer_stream_finish(user, state, out) == STATUS_OK);
+}
+
+// ---- outputs of the core -----------------------------------------------------------------------
+
+static void emit(void *user, const struct core_out *out)
+{
+    struct shell *s = user;
+    switch (out->type) {
+    case CORE_OUT_PLAN:
+        shell_groups_send_plan(s, out);
+        break;
+    case CORE_OUT_TOKENIZE:
+        shell_tokenize_send(s, out);
+        break;
+    case CORE_OUT_GROUP_BAD:
+        log_error("group %u: %s", out->group_bad.group, out->group_bad.sentence);
+        shell_groups_drop(s, out->group_bad.group, false, 0);
+        break;
+    case CORE_OUT_DRAINED:
+        s->drained = true;
+        break;
+    case CORE_OUT_JOURNAL:
+    case CORE_OUT_CLOSED:
+        break;
+    default:
+        shell_clients_emit(s, out);
+        break;
+    }
+}
+
+// ---- start -------------------------------------------------------------------------------------
+
+static enum status make_core(struct shell *s, struct error *err)
+{
+    struct core_config config = {.emit = emit, .user = s};
+    uint64_t random[3];
+    if (getrandom(random, sizeof random, 0) != sizeof random)
+        return status_fail(err, STATUS_IO, "no random numbers from the system");
+    // Larger than that of any coordinator before it, as long as the wall clock goes forward.
+    s->epoch = clock_wall_s() << 20 | (random[2] & 0xfffff);
+    config.epoch = s->epoch;
+    config.key = (struct hash_key){random[0], random[1]};
+    return core_create(&config, &s->core, err);
+}
+
+static const char *last_component(const char *path)
+{
+    const char *slash = strrchr(path, '/');
+    return slash && slash[1] ? slash + 1 : path;
+}
+
+static enum status add_model(struct shell *s, struct error *err)
+{
+    static struct model_config config;
+    struct shell_model *m = &s->model[0];
+    const struct shell_settings *o = &s->settings;
+    TRY(arch_read(o->model, &config, NULL, err));
+    snprintf(
+        m->name, sizeof m->name, "%s", o->model_name ? o->model_name : last_component(o->model));
+    m->vocab_size = config.vocab_size;
+    m->context_tokens = o->max_model_len ? (uint32_t)o->max_model_len : config.max_position;
+    m->degree = (uint32_t)o->degree;
+    if (!o->no_tokenizer) {
+        enum status status = tokenizer_load(o->model, &m->tokenizer, err);
+        if (status != STATUS_OK && status != STATUS_NOT_FOUND)
+            return status;
+    }
+    m->decoder = (struct text_decoder){m->tokenizer, decoder_begin, decoder_push, decoder_finish};
+    struct core_model model = {
+        .vocab_size = m->vocab_size,
+        .context_tokens = m->context_tokens,
+        .n_end_ids = config.n_eos,
+        .decoder = m->tokenizer ? &m->decoder : NULL,
+        .max_num_seqs = (uint32_t)o->max_num_seqs,
+        .max_num_batched_tokens = (uint32_t)o->max_num_batched_tokens,
+        .plans_in_flight = (uint32_t)o->plans_in_flight,
+        .waiting_requests_max = (uint32_t)o->max_waiting,
+        .guaranteed_no_evict = o->guaranteed_no_evict,
+        .no_prefix_cache = o->no_prefix_cache,
+    };
+    memcpy(model.end_ids, config.eos_id, sizeof config.eos_id);
+    s->n_models = 1;
+    struct core_in in = {.type = CORE_IN_MODEL_ADD, .now_us = clock_now_us()};
+    in.model_add.index = 0;
+    in.model_add.model = &model;
+    core_step(s->core, &in);
+    return STATUS_OK;
+}
+
+static bool is_local(const char *endpoint)
+{
+    return strncmp(endpoint, "ipc://", 6) == 0 || strncmp(endpoint, "tcp://127.", 10) == 0 ||
+           strncmp(endpoint, "tcp://[::1]", 11) == 0 ||
+           strncmp(endpoint, "tcp://localhost:", 16) == 0;
+}
+
+static enum status open_socket(
+    struct shell *s, void **out, const char *endpoint, int64_t message_max, struct error *err)
+{
+    if (!is_local(endpoint))
+        return status_fail(err, STATUS_DENIED,
+            "endpoint \"%.200s\" is reachable from other machines, expected ipc:// or "
+            "tcp://127.0.0.1:PORT",
+            endpoint);
+    void *socket = *out = zmq_socket(s->context, ZMQ_ROUTER);
+    if (!socket)
+        return status_fail(err, STATUS_IO, "no ZeroMQ socket: %s", zmq_strerror(errno));
+    int one = 1, zero = 0, handshake_ms = 5000, high_water = 10000;
+    bool set = zmq_setsockopt(socket, ZMQ_ROUTER_MANDATORY, &one, sizeof one) == 0 &&
+               zmq_setsockopt(socket, ZMQ_LINGER, &zero, sizeof zero) == 0 &&
+               zmq_setsockopt(socket, ZMQ_HANDSHAKE_IVL, &handshake_ms, sizeof handshake_ms) == 0 &&
+               zmq_setsockopt(socket, ZMQ_SNDHWM, &high_water, sizeof high_water) == 0 &&
+               zmq_setsockopt(socket, ZMQ_RCVHWM, &high_water, sizeof high_water) == 0 &&
+               zmq_setsockopt(socket, ZMQ_MAXMSGSIZE, &message_max, sizeof message_max) == 0;
+    if (!set || zmq_bind(socket, endpoint) != 0)
+        return status_fail(
+            err, STATUS_IO, "endpoint \"%.200s\": %s", endpoint, zmq_strerror(errno));
+    return STATUS_OK;
+}
+
+static enum status start(struct shell *s, struct error *err)
+{
+    arena_init(&s->in, LIMIT_MESSAGE_UNPACK_BYTES);
+    arena_init(&s->out, LIMIT_MESSAGE_UNPACK_BYTES);
+    buf_init(&s->packed, LIMIT_MESSAGE_BYTES);
+    s->n_tenants = 1; // number 0 is the unnamed tenant
+    TRY(make_core(s, err));
+    TRY(add_model(s, err));
+    s->context = zmq_ctx_new();
+    umask(077); // the sockets of ipc:// endpoints are for this user alone
+    TRY(shell_tokenize_open(s, err));
+    TRY(open_socket(s, &s->clients, s->settings.endpoint, LIMIT_MESSAGE_BYTES, err));
+    return open_socket(
+        s, &s->workers, s->settings.worker_endpoint, LIMIT_WORKER_MESSAGE_BYTES, err);
+}
+
+// ---- the loop ----------------------------------------------------------------------------------
+
+// Takes one message {routing id, first, body}; false when none is there. A message of another
+// shape is dropped whole.
+static bool receive(struct shell *s, void *socket, bool from_workers)
+{
+    zmq_msg_t part[3];
+    int n = 0, more = 1;
+    bool fits = true;
+    while (more) {
+        zmq_msg_t extra;
+        zmq_msg_t *to = n < 3 ? &part[n] : &extra;
+        zmq_msg_init(to);
+        if (zmq_msg_recv(to, socket, ZMQ_DONTWAIT) < 0) {
+            zmq_msg_close(to);
+            more = 0;
+            fits = false;
+            continue;
+        }
+        more = zmq_msg_more(to);
+        if (n < 3)
+            n++;
+        else
+            fits = false;
+        if (to == &extra)
+            zmq_msg_close(to);
+    }
+    bool any = n > 0;
+    uint64_t peer = n == 3 ? shell_peer(zmq_msg_data(&part[0]), zmq_msg_size(&part[0])) : 0;
+    size_t first = n == 3 ? zmq_msg_size(&part[1]) : 2;
+    if (fits && peer && first == (from_workers ? 1 : 0)) {
+        const void *body = zmq_msg_data(&part[2]);
+        size_t size = zmq_msg_size(&part[2]);
+        if (from_workers)
+            shell_groups_handle(
+                s, peer, *(const char *)zmq_msg_data(&part[1]), body, size, clock_now_us());
+        else
+            shell_clients_handle(s, peer, body, size, clock_now_us());
+    }
+    for (int i = 0; i < n; i++)
+        zmq_msg_close(&part[i]);
+    return any;
+}
+
+static long wait_ms(const struct shell *s, uint64_t now)
+{
+    uint64_t due = core_next_deadline(s->core);
+    if (due <= now)
+        return 0;
+    uint64_t ms = (due - now + 999) / 1000;
+    return ms < TICK_MS ? (long)ms : TICK_MS;
+}
+
+static void begin_stop(struct shell *s, uint64_t now)
+{
+    log_info("draining");
+    s->stop_us = now;
+    struct core_in in = {.type = CORE_IN_DRAIN, .now_us = now};
+    core_step(s->core, &in);
+}
+
+static void turn(struct shell *s, int signals)
+{
+    zmq_pollitem_t items[] = {{s->clients, 0, ZMQ_POLLIN, 0}, {s->workers, 0, ZMQ_POLLIN, 0},
+        {s->tokenize, 0, ZMQ_POLLIN, 0}, {NULL, signals, ZMQ_POLLIN, 0}};
+    zmq_poll(items, 4, wait_ms(s, clock_now_us()));
+    struct signalfd_siginfo info;
+    if (items[3].revents && read(signals, &info, sizeof info) == (ssize_t)sizeof info)
+        s->stopping = true;
+    for (int i = 0; i < MESSAGES_PER_TURN && receive(s, s->workers, true); i++)
+        ;
+    for (int i = 0; i < MESSAGES_PER_TURN && receive(s, s->clients, false); i++)
+        ;
+    uint64_t now = clock_now_us();
+    shell_tokenize_receive(s, now);
+    shell_groups_tick(s, now);
+    if (s->stopping && s->stop_us == 0)
+        begin_stop(s, now);
+    struct core_in tick = {.type = CORE_IN_TICK, .now_us = clock_now_us()};
+    core_step(s->core, &tick);
+}
+
+static void run(struct shell *s)
+{
+    sigset_t set;
+    sigemptyset(&set);
+    sigaddset(&set, SIGTERM);
+    sigaddset(&set, SIGINT);
+    int signals = signalfd(-1, &set, SFD_CLOEXEC | SFD_NONBLOCK);
+    uint64_t limit_us = (uint64_t)LIMIT_DRAIN_MS * 1000;
+    while (!s->drained && (s->stop_us == 0 || clock_now_us() - s->stop_us < limit_us))
+        turn(s, signals);
+    shell_groups_shutdown(s);
+    clock_sleep_us(100000); // the last messages leave; the sockets do not linger
+    close(signals);
+}
+
+static void finish(struct shell *s)
+{
+    if (s->clients)
+        zmq_close(s->clients);
+    if (s->workers)
+        zmq_close(s->workers);
+    if (s->tokenize)
+        zmq_close(s->tokenize);
+    if (s->context)
+        zmq_ctx_term(s->context); // ends the tokenizing thread
+    core_destroy(s->core);
+    for (uint32_t i = 0; i < s->n_models; i++)
+        tokenizer_free(s->model[i].tokenizer);
+    arena_reset(&s->in);
+    arena_reset(&s->out);
+    buf_deinit(&s->packed);
+    free(s);
+}
+
+int main(int argc, char **argv)
+{
+    struct shell *s = calloc(1, sizeof *s);
+    struct error err = {0};
+    bool help = false;
+    if (!s)
+        return 1;
+    enum status status =
+        config_parse(settings, COUNT_OF(settings), argc, argv, &s->settings, NULL, &help, &err);
+    if (help) {
+        printf("usage: phalanx-coordinator --model DIR --endpoint E --worker-endpoint E [options]\n"
+               "Takes requests, schedules them and dispatches steps to groups of ranks.\n\n");
+        config_help(settings, COUNT_OF(settings), stdout);
+    } else if (status == STATUS_OK &&
+               (!s->settings.model || !s->settings.endpoint || !s->settings.worker_endpoint)) {
+        status = status_fail(&err, STATUS_INVALID,
+            "--model, --endpoint and --worker-endpoint are required, see --help");
+    }
+    if (help || status != STATUS_OK) {
+        if (!help)
+            fprintf(stderr, "phalanx-coordinator: %s\n", err.text);
+        free(s);
+        return help ? 0 : 2;
+    }
+    log_open("coordinator", log_level_parse(s->settings.log_level));
+    // Blocked before any thread exists, so that the loop alone sees them.
+    sigset_t set;
+    sigemptyset(&set);
+    sigaddset(&set, SIGTERM);
+    sigaddset(&set, SIGINT);
+    sigprocmask(SIG_BLOCK, &set, NULL);
+    prctl(PR_SET_PDEATHSIG, SIGTERM);
+    status = start(s, &err);
+    if (status == STATUS_OK)
+        run(s);
+    else
+        fprintf(stderr, "phalanx-coordinator: %s\n", err.text);
+    finish(s);
+    return status == STATUS_OK ? 0 : 1;
+}

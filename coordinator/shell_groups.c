@@ -1,0 +1,239 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "coordinator/shell.h"
+
+#include "base/log.h"
+#include "proto/message.h"
+
+#include <stdio.h>
+#include <string.h>
+#include <zmq.h>
+
+enum { GROUP_SILENT_US = 5000000 };
+
+static struct shell_model *model_find(struct shell *s, const char *name, uint32_t *index)
+{
+    for (uint32_t i = 0; name && i < s->n_models; i++)
+        if (strcmp(s->model[i].name, name) == 0) {
+            *index = i;
+            return &s->model[i];
+        }
+    return NULL;
+}
+
+static struct shell_group *group_find(struct shell *s, uint64_t peer)
+{
+    for (uint32_t i = 0; i < LIMIT_GROUPS; i++)
+        if (s->group[i].used && s->group[i].peer == peer)
+            return &s->group[i];
+    return NULL;
+}
+
+static void send_control(struct shell *s, uint64_t peer, Phalanx__Worker__WorkerMessage *m)
+{
+    buf_clear(&s->packed);
+    message_pack(&m->base, &s->packed);
+    if (!buf_failed(&s->packed))
+        shell_send(s->workers, peer, "C", 1, s->packed.data, s->packed.size);
+}
+
+static bool model_has_group(const struct shell *s, uint32_t model)
+{
+    for (uint32_t i = 0; i < LIMIT_GROUPS; i++)
+        if (s->group[i].used && s->group[i].model == model)
+            return true;
+    return false;
+}
+
+void shell_groups_drop(struct shell *s, uint32_t group, bool tell_core, uint64_t now_us)
+{
+    struct shell_group *g = &s->group[group];
+    if (!g->used)
+        return;
+    g->used = false;
+    log_warn("copy %u of %s is gone", g->copy, s->model[g->model].name);
+    if (tell_core) {
+        struct core_in in = {.type = CORE_IN_GROUP_GONE, .now_us = now_us};
+        in.group.group = group;
+        in.group.model = g->model;
+        in.group.copy = g->copy;
+        in.group.orderly = s->stopping;
+        core_step(s->core, &in);
+    }
+    if (!model_has_group(s, g->model) && s->model[g->model].state == SHELL_READY)
+        s->model[g->model].state = SHELL_LOADING;
+}
+
+// What the worker says it can take, checked before the core sees it.
+static bool limits_of(const Phalanx__Worker__Register *r, struct core_in_group *out)
+{
+    bool ok = r->n_n_blocks >= 1 && r->n_n_blocks <= LIMIT_KV_GROUPS &&
+              r->n_window == r->n_n_blocks && r->n_slots >= 1 && r->n_slots <= LIMIT_SLOTS &&
+              r->step_tokens >= 1 && r->step_tokens <= LIMIT_STEP_TOKENS &&
+              r->context_tokens >= 1 && r->context_tokens <= LIMIT_CONTEXT_TOKENS &&
+              r->vocab_size >= 1 && r->vocab_size <= MODEL_VOCAB_LIMIT && r->block_tokens >= 8 &&
+              r->block_tokens <= LIMIT_BLOCK_TOKENS &&
+              (r->block_tokens & (r->block_tokens - 1)) == 0 &&
+              r->boot_id.len == sizeof out->boot_id;
+    if (!ok)
+        return false;
+    memcpy(out->boot_id, r->boot_id.data, sizeof out->boot_id);
+    out->limits = (struct plan_limits){.n_slots = r->n_slots,
+        .step_tokens = r->step_tokens,
+        .context_tokens = r->context_tokens,
+        .vocab_size = r->vocab_size,
+        .n_kv_groups = (uint32_t)r->n_n_blocks,
+        .block_tokens = r->block_tokens};
+    for (size_t i = 0; i < r->n_n_blocks; i++) {
+        if (r->n_blocks[i] < 1 || r->n_blocks[i] > LIMIT_BLOCKS)
+            return false;
+        out->limits.n_blocks[i] = r->n_blocks[i];
+        out->window[i] = r->window[i];
+    }
+    return true;
+}
+
+// Gives the registering copy a number; an older connection of the same copy is dropped first.
+static struct shell_group *group_take(
+    struct shell *s, uint32_t model, uint32_t copy, uint64_t now_us)
+{
+    for (uint32_t i = 0; i < LIMIT_GROUPS; i++)
+        if (s->group[i].used && s->group[i].model == model && s->group[i].copy == copy)
+            shell_groups_drop(s, i, true, now_us);
+    for (uint32_t i = 0; i < LIMIT_GROUPS; i++)
+        if (!s->group[i].used)
+            return &s->group[i];
+    return NULL;
+}
+
+static void model_describe(struct shell_model *m, const Phalanx__Worker__Register *r)
+{
+    m->state = SHELL_READY;
+    m->degree = r->degree;
+    m->progress_percent = 100;
+    m->weight_bytes = r->weight_bytes;
+    m->kv_bytes = r->kv_bytes;
+    m->reason[0] = '\0';
+    snprintf(m->device, sizeof m->device, "%s", r->device ? r->device : "");
+}
+
+static void handle_register(
+    struct shell *s, uint64_t peer, const Phalanx__Worker__Register *r, uint64_t now_us)
+{
+    uint32_t index;
+    struct shell_model *m = model_find(s, r->model, &index);
+    struct core_in in = {.type = CORE_IN_GROUP_READY, .now_us = now_us};
+    if (!m || !limits_of(r, &in.group) || in.group.limits.vocab_size != m->vocab_size) {
+        log_error("a group registers for \"%.64s\" with values out of range or an unknown model",
+            r->model ? r->model : "");
+        return;
+    }
+    struct shell_group *g = group_take(s, index, r->copy, now_us);
+    if (!g) {
+        log_error("more than %d groups", LIMIT_GROUPS);
+        return;
+    }
+    *g = (struct shell_group){
+        .used = true, .peer = peer, .model = index, .copy = r->copy, .heard_us = now_us};
+    Phalanx__Worker__Welcome welcome = PHALANX__WORKER__WELCOME__INIT;
+    welcome.has_epoch = 1;
+    welcome.epoch = s->epoch;
+    welcome.has_next_step_id = 1;
+    welcome.next_step_id = 1;
+    Phalanx__Worker__WorkerMessage message = PHALANX__WORKER__WORKER_MESSAGE__INIT;
+    message.welcome = &welcome;
+    send_control(s, peer, &message);
+    model_describe(m, r);
+    in.group.group = (uint32_t)(g - s->group);
+    in.group.model = index;
+    in.group.copy = r->copy;
+    core_step(s->core, &in);
+}
+
+static void handle_failed(struct shell *s, const Phalanx__Worker__Failed *f, uint64_t now_us)
+{
+    uint32_t index;
+    struct shell_model *m = model_find(s, f->model, &index);
+    if (!m)
+        return;
+    for (uint32_t i = 0; i < LIMIT_GROUPS; i++)
+        if (s->group[i].used && s->group[i].model == index && s->group[i].copy == f->copy)
+            shell_groups_drop(s, i, true, now_us);
+    if (model_has_group(s, index) || !f->reason)
+        return;
+    m->state = SHELL_FAILED;
+    snprintf(m->reason, sizeof m->reason, "%s", f->reason);
+    struct core_in in = {.type = CORE_IN_MODEL_FAILED, .now_us = now_us};
+    in.model_failed.index = index;
+    in.model_failed.sentence = m->reason;
+    core_step(s->core, &in);
+}
+
+static void handle_progress(struct shell *s, const Phalanx__Worker__Progress *p)
+{
+    uint32_t index;
+    struct shell_model *m = model_find(s, p->model, &index);
+    if (m && p->bytes_total > 0 && p->bytes_done <= p->bytes_total)
+        m->progress_percent = (uint32_t)((double)p->bytes_done / (double)p->bytes_total * 100);
+}
+
+static void handle_control(
+    struct shell *s, uint64_t peer, const void *data, size_t n, uint64_t now_us)
+{
+    arena_reset(&s->in);
+    ProtobufCMessage *base;
+    struct error err;
+    if (message_unpack(&phalanx__worker__worker_message__descriptor, data, n, &s->in, &base,
+            &err) != STATUS_OK) {
+        log_error("from a worker: %s", err.text);
+        return;
+    }
+    const Phalanx__Worker__WorkerMessage *m = (const Phalanx__Worker__WorkerMessage *)base;
+    if (m->register_)
+        handle_register(s, peer, m->register_, now_us);
+    if (m->progress)
+        handle_progress(s, m->progress);
+    if (m->failed)
+        handle_failed(s, m->failed, now_us);
+}
+
+void shell_groups_handle(
+    struct shell *s, uint64_t peer, char kind, const void *data, size_t n, uint64_t now_us)
+{
+    struct shell_group *g = group_find(s, peer);
+    if (g)
+        g->heard_us = now_us;
+    if (kind == 'C') {
+        handle_control(s, peer, data, n, now_us);
+    } else if (kind == 'A' && g) {
+        struct core_in in = {.type = CORE_IN_ANSWER, .now_us = now_us};
+        in.answer.group = (uint32_t)(g - s->group);
+        in.answer.data = data;
+        in.answer.n = n;
+        core_step(s->core, &in);
+    }
+}
+
+void shell_groups_send_plan(struct shell *s, const struct core_out *out)
+{
+    const struct shell_group *g = &s->group[out->plan.group];
+    // A plan that cannot be delivered is noticed by the silence of the group.
+    if (g->used)
+        shell_send(s->workers, g->peer, "P", 1, out->plan.data, out->plan.n);
+}
+
+void shell_groups_tick(struct shell *s, uint64_t now_us)
+{
+    for (uint32_t i = 0; i < LIMIT_GROUPS; i++)
+        if (s->group[i].used && now_us - s->group[i].heard_us > GROUP_SILENT_US)
+            shell_groups_drop(s, i, true, now_us);
+}
+
+void shell_groups_shutdown(struct shell *s)
+{
+    Phalanx__Worker__Shutdown shutdown = PHALANX__WORKER__SHUTDOWN__INIT;
+    Phalanx__Worker__WorkerMessage m = PHALANX__WORKER__WORKER_MESSAGE__INIT;
+    m.shutdown = &shutdown;
+    for (uint32_t i = 0; i < LIMIT_GROUPS; i++)
+        if (s->group[i].used)
+            send_control(s, s->group[i].peer, &m);
+}
