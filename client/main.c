@@ -1,0 +1,75 @@
+// SPDX-License-Identifier: Apache-2.0
+// phalanx: the command line. Finds the command and hands over.
+#include "client/cmd.h"
+
+#include "base/check.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+struct command {
+    const char *name;
+    int (*run)(int argc, char **argv);
+    const char *help;
+};
+
+static const struct command commands[] = {
+    {"serve", cmd_serve, "Serve a model until SIGTERM."},
+    {"generate", cmd_generate, "Continue a prompt."},
+    {"score", cmd_score, "Print the log-probability of each token of a prompt."},
+    {"models", cmd_models, "List what a server serves."},
+    {"stop", cmd_stop, "Drain and stop a server."},
+};
+
+static void usage(FILE *to)
+{
+    fprintf(to, "usage: phalanx COMMAND [options], phalanx COMMAND --help\n\n");
+    for (size_t i = 0; i < COUNT_OF(commands); i++)
+        fprintf(to, "  %-10s %s\n", commands[i].name, commands[i].help);
+    fprintf(to, "\nExit codes: 0 done, 1 failed, 2 wrong usage, 3 refused by the server.\n");
+}
+
+int cmd_fail(const char *name, const struct error *err)
+{
+    fprintf(stderr, "phalanx %s: %s\n", name, err->text);
+    return err->status == STATUS_INVALID ? CMD_USAGE : CMD_FAILED;
+}
+
+void cmd_print_json(json_t *object)
+{
+    char *text = json_dumps(object, JSON_COMPACT | JSON_REAL_PRECISION(9));
+    if (text) {
+        puts(text);
+        fflush(stdout);
+    }
+    free(text);
+    json_decref(object);
+}
+
+enum status cmd_connect(
+    const char *endpoint, uint32_t timeout_ms, struct phalanx_client **out, struct error *err)
+{
+    struct phalanx_client_options options = {
+        .endpoint = endpoint, .connect_timeout_ms = timeout_ms};
+    return phalanx_client_open(&options, out, err);
+}
+
+int main(int argc, char **argv)
+{
+    if (argc >= 2 && (strcmp(argv[1], "--help") == 0 || strcmp(argv[1], "-h") == 0)) {
+        usage(stdout);
+        return CMD_DONE;
+    }
+    if (argc >= 2 && strcmp(argv[1], "--version") == 0) {
+        printf("phalanx %s\n", PHALANX_VERSION);
+        return CMD_DONE;
+    }
+    for (size_t i = 0; argc >= 2 && i < COUNT_OF(commands); i++)
+        if (strcmp(argv[1], commands[i].name) == 0)
+            return commands[i].run(argc - 1, argv + 1);
+    if (argc >= 2)
+        fprintf(stderr, "phalanx: unknown command \"%.64s\"\n\n", argv[1]);
+    usage(stderr);
+    return CMD_USAGE;
+}
