@@ -118,8 +118,8 @@ static double yarn_attention_factor(const struct rope_config *r)
 // The dimension whose wave turns `rotations` times within the original length.
 static double yarn_dimension(const struct rope_config *r, double rotations)
 {
-    return r->rotary_dim * log(r->original_max_position / (rotations * 2 * PI))
-        / (2 * log(r->theta));
+    return r->rotary_dim * log(r->original_max_position / (rotations * 2 * PI)) /
+           (2 * log(r->theta));
 }
 
 static void yarn(struct rope_config *r)

@@ -41,6 +41,12 @@ struct safetensors {
     struct copy *copies;
 };
 
+// A tensor is the first field of its entry.
+static const struct safetensors_entry *entry_of(const struct tensor *t)
+{
+    return (const struct safetensors_entry *)(const void *)t;
+}
+
 void safetensors_close(struct safetensors *s)
 {
     if (!s)
@@ -309,7 +315,7 @@ static enum status add_map(struct safetensors *s, const char *dir, json_t *map, 
     {
         const struct tensor *t = safetensors_find(s, name);
         TRY(add_shard(s, dir, json_string_value(value), &file, err));
-        if (!t || ((const struct safetensors_entry *)(const void *)t)->file != file)
+        if (!t || entry_of(t)->file != file)
             return status_fail(err, STATUS_INVALID,
                 "%s has no tensor \"%s\", which the index places there", s->file[file].path, name);
     }
@@ -388,6 +394,11 @@ uint32_t safetensors_count(const struct safetensors *s)
 const struct tensor *safetensors_at(const struct safetensors *s, uint32_t index)
 {
     return &s->entry[index].tensor;
+}
+
+uint32_t safetensors_index(const struct safetensors *s, const struct tensor *t)
+{
+    return (uint32_t)(entry_of(t) - s->entry);
 }
 
 uint64_t safetensors_file_bytes(const struct safetensors *s)

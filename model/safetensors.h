@@ -66,6 +66,8 @@ const struct tensor *safetensors_find(const struct safetensors *s, const char *n
 // All tensors, in the order of their names.
 uint32_t safetensors_count(const struct safetensors *s);
 const struct tensor *safetensors_at(const struct safetensors *s, uint32_t index);
+// The index of a tensor that safetensors_find returned.
+uint32_t safetensors_index(const struct safetensors *s, const struct tensor *t);
 
 // Bytes of all files, for progress.
 uint64_t safetensors_file_bytes(const struct safetensors *s);

@@ -9,7 +9,7 @@
 #include "model/safetensors.h"
 
 struct safetensors_entry {
-    struct tensor tensor; // `data` is not set
+    struct tensor tensor; // first; `data` is not set
     uint64_t begin;       // offset in the data behind the header
     uint32_t file;        // index of its file, set by the caller
 };

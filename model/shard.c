@@ -47,8 +47,8 @@ struct shard_range shard_vocab(const struct model_config *m, const struct shard 
 // at least one MLP column and one vocabulary row.
 static bool works(const struct model_config *m, uint32_t n)
 {
-    return n > 0 && m->n_heads % n == 0 && (m->n_kv_heads % n == 0 || n % m->n_kv_heads == 0)
-        && m->ffn_dim >= n && m->vocab_size >= n;
+    return n > 0 && m->n_heads % n == 0 && (m->n_kv_heads % n == 0 || n % m->n_kv_heads == 0) &&
+           m->ffn_dim >= n && m->vocab_size >= n;
 }
 
 enum status shard_check(const struct model_config *m, uint32_t tp_size, struct error *err)
