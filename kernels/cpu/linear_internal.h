@@ -12,6 +12,7 @@
 #ifndef PHALANX_KERNELS_CPU_LINEAR_INTERNAL_H
 #define PHALANX_KERNELS_CPU_LINEAR_INTERNAL_H
 
+#include "kernels/cpu/canon.h"
 #include "kernels/cpu/weight.h"
 
 enum {
@@ -34,35 +35,37 @@ struct linear_dot {
     uint64_t out_stride;
 };
 
-// One tile of the panel form over part of K: for each lane l, partial[l][r][i] continues from what
-// it holds (`first`: from +0) with steps j_begin .. j_end - 1 of the panel.
+// One lane of a tile of the panel form, over part of K: partial[r][i] goes on from what it holds
+// (`first`: from +0) with n_steps groups of sixteen elements.
 struct linear_tile {
-    const float *w;         // [rows][LINEAR_KC_STRIDE], widened from k = 16 * j_begin on
-    uint32_t rows, p;       // rows of w, rows of x in the panel
-    const float *panel;     // [16][n_steps][p], see linear_panel_floats
-    uint32_t k, j_begin, j_end;
+    uint32_t rows, p; // rows of w; rows of x in the panel
+    const float *w;   // [rows][LINEAR_KC_STRIDE], widened; the lane's element of the first step
+    const float *x;   // [n_steps][p], the lane's part of the panel from the first step on
+    uint32_t n_steps;
     bool first;
-    float *partial; // [16][rows][p]
+    float *partial; // [rows][p]
 };
 
 struct linear_isa {
-    uint32_t dot_rows;      // rows of x that the dot form takes at once, at most LINEAR_DOT_ROWS
-    uint32_t panel_from;    // from this many rows of x on, the panel form is faster
-    uint32_t tile_rows;     // rows of w in a full tile
-    uint32_t panel_rows[2]; // sizes of panels, large and small
+    uint32_t dot_rows;       // rows of x that the dot form takes at once
+    uint32_t panel_from;     // from this many rows of x on, the panel form is faster
+    uint32_t panel_rows;     // rows of x in a panel, but for the last, which may have
+    uint32_t panel_rows_min; // this many
+    uint32_t tile_rows;      // rows of w that are widened together
 
     // Copies one row of x for the dot form: k elements, padded with +0 up to k rounded up to 16.
+    // `t` is the type of the weights, which may want another order inside each group of 16.
     void (*dot_prepare)(float *to, const float *x, uint32_t k, enum dtype t);
     void (*dot)(const struct linear_dot *a);
-    // Widens k elements of a row.
-    void (*widen)(float *to, const void *row, uint32_t k, enum dtype t);
-    // Transposes up to p rows (NULL: zeros) into a panel, lane by lane; elements 16 * j_begin on.
-    void (*pack)(float *panel, const float *const *rows, uint32_t p, uint32_t k, uint32_t j_begin,
-        uint32_t j_end);
+    // Widens k elements; pads with -0 up to k rounded up to 16.
+    void (*widen)(float *to, const void *from, uint32_t k, enum dtype t);
+    // Transposes n_steps groups of sixteen elements of p rows: to[lane * lane_stride + j * p + i] =
+    // rows[i][16 * j + lane]. Every row has k elements; +0 stands for those beyond.
+    void (*pack)(float *to, uint64_t lane_stride, const float *const *rows, uint32_t p, uint32_t k,
+        uint32_t n_steps);
     void (*tile)(const struct linear_tile *a);
-    // out[i * out_stride + r] = tree of the lanes' partial[l][r][i], for r < rows, i < m <= p.
-    void (*tree)(const float *partial, uint32_t rows, uint32_t p, uint32_t m, float *out,
-        uint64_t out_stride);
+    // out[r * p + i] = tree of partial[l][r][i] over the lanes, n = rows * p floats.
+    void (*tree)(float *out, const float *partial, uint32_t n);
 };
 
 extern const struct linear_isa linear_avx2, linear_avx512;

@@ -1,0 +1,94 @@
+// SPDX-License-Identifier: Apache-2.0
+// What the AVX2 and the AVX-512 loops of linear share. Include only from files compiled with
+// AVX2, FMA and F16C.
+#ifndef PHALANX_KERNELS_CPU_LINEAR_SIMD_H
+#define PHALANX_KERNELS_CPU_LINEAR_SIMD_H
+
+#include "kernels/cpu/linear_internal.h"
+
+#include <immintrin.h>
+
+#if defined(__clang__)
+#define LINEAR_UNROLL _Pragma("unroll")
+#else
+#define LINEAR_UNROLL _Pragma("GCC unroll 32")
+#endif
+#define LINEAR_INLINE static inline __attribute__((always_inline))
+
+// The last 3 levels of the tree for four outputs: each of a..d holds lanes i + (i + 8) of one.
+LINEAR_INLINE __m128 linear_tree8x4(__m256 a, __m256 b, __m256 c, __m256 d)
+{
+    __m256 ab =
+        _mm256_add_ps(_mm256_permute2f128_ps(a, b, 0x20), _mm256_permute2f128_ps(a, b, 0x31));
+    __m256 cd =
+        _mm256_add_ps(_mm256_permute2f128_ps(c, d, 0x20), _mm256_permute2f128_ps(c, d, 0x31));
+    __m256 q = _mm256_add_ps(_mm256_shuffle_ps(ab, cd, 0x44), _mm256_shuffle_ps(ab, cd, 0xee));
+    __m256 s = _mm256_add_ps(_mm256_shuffle_ps(q, q, 0x88), _mm256_shuffle_ps(q, q, 0xdd));
+    return _mm_unpacklo_ps(_mm256_castps256_ps128(s), _mm256_extractf128_ps(s, 1));
+}
+
+// The same for one output.
+LINEAR_INLINE float linear_tree8(__m256 a)
+{
+    __m128 q = _mm_add_ps(_mm256_castps256_ps128(a), _mm256_extractf128_ps(a, 1));
+    __m128 h = _mm_add_ps(q, _mm_movehl_ps(q, q));
+    return _mm_cvtss_f32(_mm_add_ss(h, _mm_shuffle_ps(h, h, 1)));
+}
+
+// The k % 16 last elements of a row, as 16 elements of its type padded with -0.
+LINEAR_INLINE void linear_tail(uint8_t to[64], const void *row, uint32_t k, enum dtype t)
+{
+    static const uint32_t minus0_f32 = 0x80000000u;
+    static const uint16_t minus0_16 = 0x8000u;
+    uint32_t bytes = dtype_bytes(t), rest = k % 16;
+    for (uint32_t i = rest; i < 16; i++)
+        memcpy(to + i * bytes, t == DTYPE_F32 ? (const void *)&minus0_f32 : &minus0_16, bytes);
+    memcpy(to, (const char *)row + (uint64_t)(k - rest) * bytes, (size_t)rest * bytes);
+}
+
+// Transposes 8 rows of 8 floats.
+LINEAR_INLINE void linear_transpose8(__m256 r[8])
+{
+    __m256 t[8], u[8];
+    LINEAR_UNROLL for (int i = 0; i < 4; i++)
+    {
+        t[2 * i] = _mm256_unpacklo_ps(r[2 * i], r[2 * i + 1]);
+        t[2 * i + 1] = _mm256_unpackhi_ps(r[2 * i], r[2 * i + 1]);
+    }
+    LINEAR_UNROLL for (int i = 0; i < 2; i++)
+    {
+        u[4 * i] = _mm256_shuffle_ps(t[4 * i], t[4 * i + 2], 0x44);
+        u[4 * i + 1] = _mm256_shuffle_ps(t[4 * i], t[4 * i + 2], 0xee);
+        u[4 * i + 2] = _mm256_shuffle_ps(t[4 * i + 1], t[4 * i + 3], 0x44);
+        u[4 * i + 3] = _mm256_shuffle_ps(t[4 * i + 1], t[4 * i + 3], 0xee);
+    }
+    LINEAR_UNROLL for (int i = 0; i < 4; i++)
+    {
+        r[i] = _mm256_permute2f128_ps(u[i], u[i + 4], 0x20);
+        r[i + 4] = _mm256_permute2f128_ps(u[i], u[i + 4], 0x31);
+    }
+}
+
+// `pack` of struct linear_isa: p is a multiple of 8.
+LINEAR_INLINE void linear_pack8(float *to, uint64_t lane_stride, const float *const *rows,
+    uint32_t p, uint32_t k, uint32_t n_steps)
+{
+    for (uint32_t i = 0; i < p; i += 8)
+        for (uint32_t j = 0; j < n_steps; j++)
+            for (uint32_t half = 0; half < 2; half++) {
+                uint32_t begin = 16 * j + 8 * half;
+                uint32_t left = begin < k ? k - begin : 0;
+                __m256i index = _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7);
+                __m256i mask =
+                    _mm256_cmpgt_epi32(_mm256_set1_epi32((int)(left < 8 ? left : 8)), index);
+                __m256 r[8];
+                LINEAR_UNROLL for (int q = 0; q < 8; q++) r[q] =
+                    _mm256_maskload_ps(rows[i + (uint32_t)q] + begin, mask);
+                linear_transpose8(r);
+                float *at = to + 8 * half * lane_stride + (uint64_t)j * p + i;
+                LINEAR_UNROLL for (uint32_t q = 0; q < 8; q++)
+                    _mm256_store_ps(at + q * lane_stride, r[q]);
+            }
+}
+
+#endif
