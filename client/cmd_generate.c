@@ -18,6 +18,7 @@ struct generate_settings {
     const char *tenant, *cache_salt;
     struct config_list stop, stop_token_id, logit_bias;
     int output;
+    bool stats;
     int64_t timeout_ms;
 #define INT(name, type, min, max, value, help) int64_t name;
 #define REAL(name, open, min, max, value, help) double name;
@@ -37,6 +38,7 @@ static const struct config_row own_rows[] = {
     {"prompt-file", CONFIG_TEXT, AT(prompt_file), NULL, 0, 0, NULL, "FILE", "Prompt from a file, - for standard input."},
     {"tokens", CONFIG_TEXT, AT(tokens), NULL, 0, 0, NULL, "1,2,3", "Prompt as token ids; nothing is added."},
     {"output", CONFIG_ENUM, AT(output), "text", 0, 0, "text|jsonl", NULL, "How to print."},
+    {"stats", CONFIG_FLAG, AT(stats), NULL, 0, 0, NULL, NULL, "Say on standard error how fast it was."},
     {"stop", CONFIG_LIST, AT(stop), NULL, 0, 0, NULL, "TEXT", "End before this text; may be repeated."},
     {"stop-token-id", CONFIG_LIST, AT(stop_token_id), NULL, 0, 0, NULL, "ID", "End at this token; may be repeated."},
     {"logit-bias", CONFIG_LIST, AT(logit_bias), NULL, 0, 0, NULL, "ID:BIAS", "Added to a logit; may be repeated."},
@@ -297,6 +299,18 @@ static void print_token(const struct generate *g, const struct phalanx_event *e)
     cmd_print_json(o);
 }
 
+static void print_stats(const Phalanx__Finish *f)
+{
+    double first_s = (double)f->first_token_us / 1e6, total_s = (double)f->total_us / 1e6;
+    fflush(stdout);
+    fprintf(stderr, "\n%u prompt tokens, first token after %.0f ms, %u tokens", f->prompt_tokens,
+        first_s * 1000, f->completion_tokens);
+    if (f->completion_tokens > 1 && total_s > first_s)
+        fprintf(stderr, ", then %.1f tokens per second",
+            (double)(f->completion_tokens - 1) / (total_s - first_s));
+    fputc('\n', stderr);
+}
+
 static void print_finish(struct generate *g, const struct phalanx_event *e)
 {
     const Phalanx__Finish *f = e->finish;
@@ -304,6 +318,8 @@ static void print_finish(struct generate *g, const struct phalanx_event *e)
         fprintf(stderr, "phalanx generate: %s\n", f->error ? f->error : "failed");
         g->exit_code = CMD_FAILED;
     }
+    if (g->settings.stats)
+        print_stats(f);
     if (g->settings.output == CMD_TEXT) {
         fwrite(f->text.data, 1, f->text.len, stdout);
         if (!g->scoring)
