@@ -236,7 +236,7 @@ static enum status word_merge(
     struct tokenizer_work *w, const uint8_t *text, size_t n, size_t *n_symbols)
 {
     const struct tokenizer_bpe *b = &w->t->bpe;
-    size_t count;
+    size_t count = 0;
     TRY(word_symbols(w, text, n, &count));
     if (count <= SHORT_WORD_SYMBOLS) {
         *n_symbols = merge_short(b, w->symbols, count);
@@ -256,13 +256,12 @@ static enum status encode_word(struct tokenizer_work *w, const uint8_t *text, si
     if (n <= b->word_bytes_max)
         id = tokenizer_table_texts_get(&b->words, text, n);
     if (id != TOKENIZER_NONE) {
-        whole = b->ignore_merges
-                    ? WHOLE_YES
-                    : atomic_load_explicit(&b->whole[id], memory_order_relaxed);
+        whole = b->ignore_merges ? WHOLE_YES
+                                 : atomic_load_explicit(&b->whole[id], memory_order_relaxed);
         if (whole == WHOLE_YES)
             return tokenizer_work_emit(w, id);
     }
-    size_t count;
+    size_t count = 0;
     TRY(word_merge(w, text, n, &count));
     if (id != TOKENIZER_NONE && whole == WHOLE_UNKNOWN) {
         whole = count == 1 && w->symbols[0].id == id ? WHOLE_YES : WHOLE_NO;

@@ -26,13 +26,13 @@
 #include <stdatomic.h>
 
 enum {
-    TOKENIZER_STEPS_MAX = 32,     // normalizers, or stages of the pre-tokenizer
-    TOKENIZER_NESTING_MAX = 8,    // Sequences in Sequences
-    TOKENIZER_AROUND_MAX = 16,    // ids that a post-processor adds on one side
+    TOKENIZER_STEPS_MAX = 32,         // normalizers, or stages of the pre-tokenizer
+    TOKENIZER_NESTING_MAX = 8,        // Sequences in Sequences
+    TOKENIZER_AROUND_MAX = 16,        // ids that a post-processor adds on one side
     TOKENIZER_ADDED_BYTES_MAX = 1024, // of an added token's content
-    TOKENIZER_MAPS_MAX = 8,       // characters that a decoder replaces
-    TOKENIZER_MAP_BYTES_MAX = 16, // what one of them becomes
-    TOKENIZER_STRIP_MAX = 32,     // characters that a decoder strips at an end
+    TOKENIZER_MAPS_MAX = 8,           // characters that a decoder replaces
+    TOKENIZER_MAP_BYTES_MAX = 16,     // what one of them becomes
+    TOKENIZER_STRIP_MAX = 32,         // characters that a decoder strips at an end
 };
 #define TOKENIZER_ARENA_BYTES_MAX ((size_t)1 << 30)
 #define TOKENIZER_JSON_VALUES_MAX ((size_t)8 << 20) // in one file, so that it cannot fill memory
@@ -50,7 +50,8 @@ struct tokenizer_bytes {
 
 struct tokenizer_token {
     struct tokenizer_bytes content; // as in tokenizer.json; added tokens take precedence
-    struct tokenizer_bytes piece;   // what decoding starts from; see tokenizer_decode.c
+    struct tokenizer_bytes piece;   // what the decoder makes of the content alone,
+    struct tokenizer_bytes bytes;   // and of that in the middle of a text
     int16_t byte;                   // 0..255 for a byte token of a ByteFallback decoder, else -1
     bool special;
 };
@@ -163,7 +164,7 @@ struct tokenizer_map {
 
 struct tokenizer_decoder {
     bool present; // without a decoder, tokens are joined by spaces
-    bool bytes;   // pieces are bytes, joined before they are read as UTF-8
+    bool bytes;   // ByteLevel: pieces are bytes, joined before they are read as UTF-8
     bool byte_fallback;
     struct tokenizer_map maps[TOKENIZER_MAPS_MAX];
     size_t n_maps;
@@ -177,7 +178,8 @@ struct tokenizer_decoder {
 struct tokenizer {
     struct arena arena;
     struct hash_key key;
-    uint32_t n_ids; // one more than the highest id
+    bool nul_hidden; // while loading: keys have U+FDD0 for U+0000
+    uint32_t n_ids;  // one more than the highest id
     struct tokenizer_token *tokens;
     struct tokenizer_texts vocab; // of the model, by content
     size_t n_vocab;
@@ -221,10 +223,10 @@ void tokenizer_work_deinit(struct tokenizer_work *w);
 // Appends one id; TOO_LARGE when the list is full.
 enum status tokenizer_work_emit(struct tokenizer_work *w, uint32_t id);
 
-// tokenizer_added.c. `normalize` is whether these are the tokens looked for after normalization.
-bool tokenizer_added_build(struct tokenizer *t, struct tokenizer_work *w, struct error *err);
-// The next added token in valid UTF-8 from *at on, or false. *start and *end include the white
-// space that it strips; *at is moved behind the match.
+// tokenizer_added.c: builds both tries.
+enum status tokenizer_added_build(struct tokenizer *t, struct tokenizer_work *w);
+// The next added token in valid UTF-8 from *at on, or false; `normalized` tells which trie. The
+// range found includes the white space that the token strips; *at is moved behind the token.
 struct tokenizer_found {
     size_t start, end;
     uint32_t id;
@@ -249,8 +251,9 @@ bool tokenizer_split_map_bytes(struct buf *out, const uint8_t *text, size_t n);
 // tokenizer_bpe.c
 enum status tokenizer_bpe_encode(struct tokenizer_work *w, const uint8_t *text, size_t n);
 
-// tokenizer_decode.c: fills in `piece` and `byte` of every token.
-enum status tokenizer_decode_prepare(struct tokenizer *t, const struct tokenizer_step *steps,
-    size_t n_steps, struct error *err);
+// tokenizer_decode.c: fills in `piece`, `bytes` and `byte` of every token. The decoder's first
+// steps, `replace`, see one token's content at a time.
+enum status tokenizer_decode_prepare(
+    struct tokenizer *t, const struct tokenizer_step *replace, size_t n_replace, struct error *err);
 
 #endif

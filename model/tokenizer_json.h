@@ -8,9 +8,16 @@
 
 #include <jansson.h>
 
-// Parses a whole document within the limits on size and number of values; *out is owned.
+// Parses a whole document within the limits on size and number of values; *out is owned. `flags`
+// are jansson's.
 enum status tokenizer_json_parse(
-    const char *name, const void *text, size_t n, json_t **out, struct error *err);
+    const char *name, const void *text, size_t n, size_t flags, json_t **out, struct error *err);
+
+// jansson takes no U+0000 in keys, but a vocabulary may have it: this makes a copy of the document
+// in which keys have U+FDD0 (which is no character) instead. *copy stays NULL where no key has
+// U+0000; otherwise the caller frees it. UNSUPPORTED for a document that has both.
+#define TOKENIZER_JSON_NUL "\xef\xb7\x90"
+enum status tokenizer_json_hide_nul(const void *text, size_t n, char **copy, struct error *err);
 
 // A required text. `where` names the object in sentences.
 enum status tokenizer_json_text(const json_t *object, const char *field, const char *where,

@@ -30,8 +30,8 @@ static pcre2_code *compile(const struct buf *text, int *code, size_t *offset)
     return p;
 }
 
-enum status tokenizer_pattern_regex(struct tokenizer_pattern *p, const char *regex, size_t n,
-    const char *where, struct error *err)
+enum status tokenizer_pattern_regex(
+    struct tokenizer_pattern *p, const char *regex, size_t n, const char *where, struct error *err)
 {
     struct buf text;
     buf_init(&text, TOKENIZER_TOKEN_BYTES_MAX * 16);
@@ -81,8 +81,8 @@ static bool matcher_ready(struct tokenizer_matcher *m)
     return m->data != NULL;
 }
 
-struct tokenizer_scan tokenizer_pattern_scan(const struct tokenizer_pattern *p,
-    struct tokenizer_matcher *m, const uint8_t *text, size_t n)
+struct tokenizer_scan tokenizer_pattern_scan(
+    const struct tokenizer_pattern *p, struct tokenizer_matcher *m, const uint8_t *text, size_t n)
 {
     return (struct tokenizer_scan){
         .pattern = p, .matcher = m, .text = text, .n = n, .last_end = SIZE_MAX};
@@ -91,8 +91,8 @@ struct tokenizer_scan tokenizer_pattern_scan(const struct tokenizer_pattern *p,
 static int search(struct tokenizer_scan *s)
 {
     struct tokenizer_matcher *m = s->matcher;
-    int rc = pcre2_match(s->pattern->code, s->text, s->n, s->at, PCRE2_NO_UTF_CHECK, m->data,
-        m->context);
+    int rc = pcre2_match(
+        s->pattern->code, s->text, s->n, s->at, PCRE2_NO_UTF_CHECK, m->data, m->context);
     if (rc != PCRE2_ERROR_JIT_STACKLIMIT || m->stack)
         return rc;
     // Few patterns need more than the machine's stack lends, so this one is made when asked for.
@@ -100,8 +100,8 @@ static int search(struct tokenizer_scan *s)
     if (!m->stack)
         return PCRE2_ERROR_NOMEMORY;
     pcre2_jit_stack_assign(m->context, NULL, m->stack);
-    return pcre2_match(s->pattern->code, s->text, s->n, s->at, PCRE2_NO_UTF_CHECK, m->data,
-        m->context);
+    return pcre2_match(
+        s->pattern->code, s->text, s->n, s->at, PCRE2_NO_UTF_CHECK, m->data, m->context);
 }
 
 static enum status next_regex(

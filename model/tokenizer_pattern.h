@@ -54,7 +54,8 @@ struct tokenizer_scan tokenizer_pattern_scan(
 enum status tokenizer_pattern_next(
     struct tokenizer_scan *s, bool *found, size_t *start, size_t *end, struct error *err);
 
-// Appends the text with each match replaced by `content`. TOO_LARGE when `out` is full, or as above.
+// Appends the text with each match replaced by `content`. TOO_LARGE when `out` is full, or as
+// above.
 enum status tokenizer_pattern_replace(struct tokenizer_scan *s, const uint8_t *content,
     size_t n_content, struct buf *out, struct error *err);
 

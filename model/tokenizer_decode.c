@@ -1,0 +1,384 @@
+// SPDX-License-Identifier: Apache-2.0
+// Ids to text, one at a time. What a decoder does to a single token is done once, at load; here
+// remain the things that depend on neighbours:
+//
+//   piece -> joining of bytes to characters -> characters replaced (`maps`) -> ends stripped -> out
+#include "base/utf8.h"
+#include "model/tokenizer_internal.h"
+#include "model/unicode.h"
+
+#include <string.h>
+
+_Static_assert(TOKENIZER_STREAM_HELD_MAX >= 8, "a cut character must fit");
+_Static_assert(TOKENIZER_STREAM_HELD_MAX <= UINT8_MAX, "n_held is a byte");
+_Static_assert(TOKENIZER_STRIP_MAX <= UINT8_MAX, "the strip counts are bytes");
+
+static const uint8_t REPLACEMENT[3] = {0xef, 0xbf, 0xbd}; // U+FFFD
+
+// What a push works with.
+struct sink {
+    const struct tokenizer_decoder *d;
+    struct tokenizer_stream *s;
+    struct buf *out;
+};
+
+// ---- stripping -----------------------------------------------------------------------------
+
+static bool is_strip_char(const struct tokenizer_decoder *d, const uint8_t *text, size_t n)
+{
+    return n >= d->n_strip_char && memcmp(text, d->strip_char, d->n_strip_char) == 0;
+}
+
+static void emit_held_back(struct sink *k)
+{
+    for (; k->s->strip_right > 0; k->s->strip_right--)
+        buf_append(k->out, k->d->strip_char, k->d->n_strip_char);
+}
+
+// Characters that may turn out to be the last ones are counted instead of written.
+static void emit_strip_right(struct sink *k, const uint8_t *text, size_t n)
+{
+    for (size_t i = 0, length; i < n; i += length) {
+        unicode_decode(text + i, n - i, &length);
+        if (!is_strip_char(k->d, text + i, n - i)) {
+            emit_held_back(k);
+            buf_append(k->out, text + i, length);
+        } else if (k->s->strip_right < k->d->strip_right) {
+            k->s->strip_right++;
+        } else {
+            buf_append(k->out, text + i, length);
+        }
+    }
+}
+
+// Takes whole characters in their final form.
+static void emit(struct sink *k, const uint8_t *text, size_t n)
+{
+    while (k->s->strip_left > 0 && n > 0) {
+        if (!is_strip_char(k->d, text, n)) {
+            k->s->strip_left = 0;
+            break;
+        }
+        k->s->strip_left--;
+        text += k->d->n_strip_char;
+        n -= k->d->n_strip_char;
+    }
+    if (k->d->strip_right > 0)
+        emit_strip_right(k, text, n);
+    else
+        buf_append(k->out, text, n);
+}
+
+// ---- replacing characters ------------------------------------------------------------------
+
+static const struct tokenizer_map *map_at(
+    const struct tokenizer_decoder *d, const uint8_t *text, size_t n)
+{
+    for (size_t i = 0; i < d->n_maps; i++) {
+        const struct tokenizer_map *m = &d->maps[i];
+        if (n >= m->n_from && memcmp(text, m->from, m->n_from) == 0)
+            return m;
+    }
+    return NULL;
+}
+
+// Takes whole characters as they are before `maps`.
+static void emit_mapped(struct sink *k, const uint8_t *text, size_t n)
+{
+    size_t done = 0;
+    for (size_t i = 0; i < n && k->d->n_maps > 0;) {
+        const struct tokenizer_map *m = map_at(k->d, text + i, n - i);
+        if (!m) {
+            i++;
+            continue;
+        }
+        emit(k, text + done, i - done);
+        if (!m->drop_in_first || k->s->begun)
+            emit(k, m->to, m->n_to);
+        i += m->n_from;
+        done = i;
+    }
+    emit(k, text + done, n - done);
+}
+
+// ---- joining bytes -------------------------------------------------------------------------
+
+// Writes the whole characters of `bytes` and U+FFFD for each part that can be none; returns how
+// many bytes at the end may be the beginning of a character.
+static size_t emit_lossy(struct sink *k, const uint8_t *bytes, size_t n)
+{
+    size_t i = 0, done = 0;
+    while (i < n) {
+        size_t bad = 0;
+        int length = utf8_length(bytes + i, n - i, &bad);
+        if (length > 0) {
+            i += (size_t)length;
+            continue;
+        }
+        emit_mapped(k, bytes + done, i - done);
+        if (length == 0)
+            return n - i;
+        emit_mapped(k, REPLACEMENT, sizeof REPLACEMENT);
+        i += bad;
+        done = i;
+    }
+    emit_mapped(k, bytes + done, n - done);
+    return 0;
+}
+
+// ByteLevel: the bytes of one token. A character begun before is completed byte by byte.
+static void push_bytes(struct sink *k, const uint8_t *bytes, size_t n)
+{
+    struct tokenizer_stream *s = k->s;
+    while (s->n_held > 0 && n > 0) {
+        s->held[s->n_held++] = *bytes++;
+        n--;
+        size_t left = emit_lossy(k, s->held, s->n_held);
+        memmove(s->held, s->held + s->n_held - left, left);
+        s->n_held = (uint8_t)left;
+    }
+    if (n == 0)
+        return;
+    size_t left = emit_lossy(k, bytes, n);
+    memcpy(s->held, bytes + n - left, left);
+    s->n_held = (uint8_t)left;
+}
+
+static void emit_replacements(struct sink *k, size_t n)
+{
+    for (size_t i = 0; i < n; i++)
+        emit_mapped(k, REPLACEMENT, sizeof REPLACEMENT);
+}
+
+// How many bytes of a run are whole characters; *bad if what follows cannot become one.
+static size_t valid_prefix(const uint8_t *bytes, size_t n, bool *bad)
+{
+    size_t i = 0;
+    int length = 1;
+    while (i < n && (length = utf8_length(bytes + i, n - i, NULL)) > 0)
+        i += (size_t)length;
+    *bad = length < 0;
+    return i;
+}
+
+// ByteFallback: a byte token. In an invalid run each byte becomes U+FFFD, valid ones too.
+static void push_run(struct sink *k, uint8_t byte)
+{
+    struct tokenizer_stream *s = k->s;
+    s->in_run = true;
+    if (s->bad_run) {
+        emit_replacements(k, 1);
+        return;
+    }
+    s->held[s->n_held++] = byte;
+    if (s->n_held < TOKENIZER_STREAM_HELD_MAX)
+        return;
+    size_t n = valid_prefix(s->held, s->n_held, &s->bad_run);
+    if (s->bad_run) {
+        emit_replacements(k, s->n_held);
+        s->n_held = 0;
+        return;
+    }
+    emit_mapped(k, s->held, n);
+    memmove(s->held, s->held + n, s->n_held - n);
+    s->n_held = (uint8_t)(s->n_held - n);
+}
+
+static void end_run(struct sink *k)
+{
+    struct tokenizer_stream *s = k->s;
+    if (!s->in_run)
+        return;
+    if (utf8_valid(s->held, s->n_held))
+        emit_mapped(k, s->held, s->n_held);
+    else
+        emit_replacements(k, s->n_held);
+    s->n_held = 0;
+    s->in_run = s->bad_run = false;
+    s->begun = true;
+}
+
+// ---- the stream ----------------------------------------------------------------------------
+
+void tokenizer_stream_begin(
+    const struct tokenizer *t, struct tokenizer_stream *s, bool skip_special, bool continued)
+{
+    *s = (struct tokenizer_stream){
+        .skip_special = skip_special,
+        .begun = continued,
+        .strip_left = continued ? 0 : t->decoder.strip_left,
+    };
+}
+
+enum status tokenizer_stream_push(
+    const struct tokenizer *t, struct tokenizer_stream *s, uint32_t id, struct buf *out)
+{
+    if (id >= t->n_ids || !t->tokens[id].content.data)
+        return STATUS_OK;
+    const struct tokenizer_token *token = &t->tokens[id];
+    if (s->skip_special && token->special)
+        return STATUS_OK;
+    struct sink k = {.d = &t->decoder, .s = s, .out = out};
+    if (token->byte >= 0) {
+        push_run(&k, (uint8_t)token->byte);
+        return buf_failed(out) ? STATUS_TOO_LARGE : STATUS_OK;
+    }
+    end_run(&k);
+    if (t->decoder.bytes) {
+        push_bytes(&k, token->piece.data, token->piece.n);
+    } else if (!t->decoder.present) {
+        buf_append(out, " ", s->begun);
+        buf_append(out, token->piece.data, token->piece.n);
+    } else if (s->begun) {
+        emit(&k, token->bytes.data, token->bytes.n);
+    } else {
+        emit_mapped(&k, token->piece.data, token->piece.n);
+    }
+    s->begun = true;
+    return buf_failed(out) ? STATUS_TOO_LARGE : STATUS_OK;
+}
+
+enum status tokenizer_stream_finish(
+    const struct tokenizer *t, struct tokenizer_stream *s, struct buf *out)
+{
+    struct sink k = {.d = &t->decoder, .s = s, .out = out};
+    end_run(&k);
+    if (s->n_held > 0) // the beginning of a character that never came
+        emit_mapped(&k, REPLACEMENT, sizeof REPLACEMENT);
+    s->n_held = 0;
+    s->strip_right = 0;
+    return buf_failed(out) ? STATUS_TOO_LARGE : STATUS_OK;
+}
+
+enum status tokenizer_decode(
+    const struct tokenizer *t, const uint32_t *ids, size_t n, bool skip_special, struct buf *out)
+{
+    struct tokenizer_stream s;
+    tokenizer_stream_begin(t, &s, skip_special, false);
+    for (size_t i = 0; i < n; i++)
+        TRY(tokenizer_stream_push(t, &s, ids[i], out));
+    return tokenizer_stream_finish(t, &s, out);
+}
+
+// ---- at load -------------------------------------------------------------------------------
+
+// "<0x0A>" -> 10; -1 for anything else. The reference takes two hexadecimal digits of any case,
+// or a plus sign and one.
+static int byte_of(struct tokenizer_bytes b)
+{
+    if (b.n != 6 || memcmp(b.data, "<0x", 3) != 0 || b.data[5] != '>')
+        return -1;
+    int value = 0;
+    for (size_t i = 3; i < 5; i++) {
+        uint8_t c = b.data[i], lower = c | 0x20;
+        if (c == '+' && i == 3)
+            continue;
+        if (c >= '0' && c <= '9')
+            value = value * 16 + c - '0';
+        else if (lower >= 'a' && lower <= 'f')
+            value = value * 16 + lower - 'a' + 10;
+        else
+            return -1;
+    }
+    return value;
+}
+
+// ByteLevel: the bytes behind the characters, or the content itself where a character is none of
+// the 256.
+static void unmap_bytes(struct tokenizer_bytes in, struct buf *out)
+{
+    for (size_t i = 0, k; i < in.n; i += k) {
+        int byte = tokenizer_split_char_byte(unicode_decode(in.data + i, in.n - i, &k));
+        if (byte < 0) {
+            buf_clear(out);
+            buf_append(out, in.data, in.n);
+            return;
+        }
+        uint8_t b = (uint8_t)byte;
+        buf_append(out, &b, 1);
+    }
+}
+
+// Sets *bytes to what `out` has; kept in the arena unless that is what *bytes has already.
+static enum status keep(
+    struct tokenizer *t, const struct buf *out, struct tokenizer_bytes *bytes, struct error *err)
+{
+    if (buf_failed(out))
+        return status_fail(
+            err, STATUS_TOO_LARGE, "a token's text is over the limit of %zu bytes", out->size_max);
+    if (out->size == bytes->n && (out->size == 0 || memcmp(out->data, bytes->data, bytes->n) == 0))
+        return STATUS_OK;
+    const char *copy = arena_text(&t->arena, (const char *)out->data, out->size);
+    if (!copy)
+        return status_fail(err, STATUS_NO_MEMORY, "out of memory for the tokenizer");
+    *bytes = (struct tokenizer_bytes){(const uint8_t *)copy, out->size};
+    return STATUS_OK;
+}
+
+// What the decoder makes of a token's content alone.
+static enum status make_piece(struct tokenizer *t, struct tokenizer_token *token,
+    const struct tokenizer_step *replace, size_t n_replace, struct buf *out, struct error *err)
+{
+    struct tokenizer_matcher matcher = {0};
+    enum status st = STATUS_OK;
+    token->piece = token->content;
+    for (size_t i = 0; i < n_replace && st == STATUS_OK; i++) {
+        struct tokenizer_scan scan = tokenizer_pattern_scan(
+            &replace[i].pattern, &matcher, token->piece.data, token->piece.n);
+        if (token->piece.n == 0)
+            break;
+        buf_clear(out);
+        st = tokenizer_pattern_replace(
+            &scan, replace[i].content.data, replace[i].content.n, out, err);
+        if (st == STATUS_OK)
+            st = keep(t, out, &token->piece, err);
+    }
+    tokenizer_pattern_matcher_deinit(&matcher);
+    if (st != STATUS_OK || !t->decoder.bytes)
+        return st;
+    buf_clear(out);
+    unmap_bytes(token->piece, out);
+    return keep(t, out, &token->piece, err);
+}
+
+static enum status make_bytes(
+    struct tokenizer *t, struct tokenizer_token *token, struct buf *out, struct error *err)
+{
+    token->byte = -1;
+    token->bytes = token->piece;
+    if (t->decoder.byte_fallback)
+        token->byte = (int16_t)byte_of(token->piece);
+    if (token->byte < 0 && (t->decoder.bytes || t->decoder.n_maps == 0))
+        return STATUS_OK;
+    buf_clear(out);
+    if (token->byte >= 0) {
+        uint8_t byte = (uint8_t)token->byte;
+        buf_append(out, &byte, 1);
+    } else {
+        struct tokenizer_decoder maps = t->decoder;
+        maps.strip_right = 0;
+        struct tokenizer_stream s = {.begun = true};
+        struct sink k = {.d = &maps, .s = &s, .out = out};
+        emit_mapped(&k, token->piece.data, token->piece.n);
+    }
+    return keep(t, out, &token->bytes, err);
+}
+
+enum status tokenizer_decode_prepare(
+    struct tokenizer *t, const struct tokenizer_step *replace, size_t n_replace, struct error *err)
+{
+    struct buf out;
+    buf_init(&out, TOKENIZER_TOKEN_BYTES_MAX * TOKENIZER_MAP_BYTES_MAX);
+    enum status st = STATUS_OK;
+    for (uint32_t id = 0; id < t->n_ids && st == STATUS_OK; id++) {
+        struct tokenizer_token *token = &t->tokens[id];
+        token->byte = -1;
+        if (!token->content.data)
+            continue;
+        st = make_piece(t, token, replace, n_replace, &out, err);
+        if (st == STATUS_OK)
+            st = make_bytes(t, token, &out, err);
+    }
+    buf_deinit(&out);
+    return st;
+}

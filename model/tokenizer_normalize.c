@@ -1,0 +1,165 @@
+// SPDX-License-Identifier: Apache-2.0
+// Normalizers: each step reads one buffer and writes the other, or leaves the text where it is.
+#include "model/tokenizer_internal.h"
+#include "model/unicode.h"
+
+#include <stdlib.h>
+#include <string.h>
+#include <utf8proc.h>
+
+static enum status full(struct tokenizer_work *w)
+{
+    return status_fail(w->err, STATUS_TOO_LARGE,
+        "the normalized text is over the limit of %zu bytes", w->normal[0].size_max);
+}
+
+// True if all characters are below `c` (0x80 or 0x300).
+static bool all_below(struct tokenizer_bytes in, uint32_t c)
+{
+    uint8_t lead = c == 0x80 ? 0x80 : 0xcc; // U+0300 is CC 80
+    for (size_t i = 0; i < in.n; i++) {
+        if (in.data[i] >= lead)
+            return false;
+    }
+    return true;
+}
+
+// Decomposes all of `in` to UTF-32; *out is owned.
+static enum status decompose(struct tokenizer_work *w, struct tokenizer_bytes in,
+    utf8proc_option_t options, utf8proc_int32_t **out, utf8proc_ssize_t *n_out)
+{
+    utf8proc_ssize_t n = utf8proc_decompose(in.data, (utf8proc_ssize_t)in.n, NULL, 0, options);
+    if (n < 0)
+        return status_fail(
+            w->err, STATUS_INVALID, "the text cannot be normalized: %s", utf8proc_errmsg(n));
+    // One more, as utf8proc_normalize_utf32 asks for.
+    utf8proc_int32_t *p = malloc(((size_t)n + 1) * sizeof *p);
+    if (!p)
+        return status_fail(w->err, STATUS_NO_MEMORY, "out of memory for normalizing");
+    *n_out = utf8proc_decompose(in.data, (utf8proc_ssize_t)in.n, p, n, options);
+    *out = p;
+    return STATUS_OK;
+}
+
+static enum status run_form(struct tokenizer_work *w, enum tokenizer_step_kind kind,
+    struct tokenizer_bytes in, struct buf *out)
+{
+    bool compose = kind == TOKENIZER_STEP_NFC || kind == TOKENIZER_STEP_NFKC;
+    bool compat = kind == TOKENIZER_STEP_NFKC || kind == TOKENIZER_STEP_NFKD;
+    utf8proc_option_t options = compat ? UTF8PROC_DECOMPOSE | UTF8PROC_COMPAT : UTF8PROC_DECOMPOSE;
+    utf8proc_int32_t *text = NULL;
+    utf8proc_ssize_t n = 0;
+    TRY(decompose(w, in, options, &text, &n));
+    if (compose)
+        n = utf8proc_normalize_utf32(text, n, UTF8PROC_COMPOSE | UTF8PROC_STABLE);
+    for (utf8proc_ssize_t i = 0; i < n; i++) {
+        uint8_t c[4];
+        buf_append(out, c, unicode_encode((uint32_t)text[i], c));
+    }
+    free(text);
+    return STATUS_OK;
+}
+
+static void run_lowercase(struct tokenizer_bytes in, struct buf *out)
+{
+    for (size_t i = 0, k; i < in.n; i += k) {
+        uint32_t c = unicode_decode(in.data + i, in.n - i, &k);
+        uint8_t lower[4];
+        if (c == 0x130) // the only character whose lower case is two characters
+            buf_append(out, "i\xcc\x87", 3);
+        else
+            buf_append(
+                out, lower, unicode_encode((uint32_t)utf8proc_tolower((utf8proc_int32_t)c), lower));
+    }
+}
+
+static void run_strip_accents(struct tokenizer_bytes in, struct buf *out)
+{
+    for (size_t i = 0, k; i < in.n; i += k) {
+        if (!unicode_is_mark(unicode_decode(in.data + i, in.n - i, &k)))
+            buf_append(out, in.data + i, k);
+    }
+}
+
+static struct tokenizer_bytes strip(const struct tokenizer_step *s, struct tokenizer_bytes in)
+{
+    size_t k;
+    while (s->left && in.n > 0 && unicode_is_space(unicode_decode(in.data, in.n, &k))) {
+        in.data += k;
+        in.n -= k;
+    }
+    while (s->right && in.n > 0) {
+        size_t i = in.n - 1;
+        while (i > 0 && (in.data[i] & 0xc0) == 0x80)
+            i--;
+        if (!unicode_is_space(unicode_decode(in.data + i, in.n - i, &k)))
+            break;
+        in.n = i;
+    }
+    return in;
+}
+
+// True if the step leaves `in` as it is.
+static bool has_no_effect(const struct tokenizer_step *s, struct tokenizer_bytes in)
+{
+    switch (s->kind) {
+    case TOKENIZER_STEP_NFC:
+        return all_below(in, 0x300);
+    case TOKENIZER_STEP_NFD:
+    case TOKENIZER_STEP_NFKC:
+    case TOKENIZER_STEP_NFKD:
+        return all_below(in, 0x80);
+    case TOKENIZER_STEP_STRIP_ACCENTS:
+        return all_below(in, 0x300);
+    default:
+        return in.n == 0;
+    }
+}
+
+static enum status run_step(struct tokenizer_work *w, const struct tokenizer_step *s,
+    struct tokenizer_bytes in, struct buf *out)
+{
+    switch (s->kind) {
+    case TOKENIZER_STEP_PREPEND:
+        buf_append(out, s->content.data, s->content.n);
+        buf_append(out, in.data, in.n);
+        return STATUS_OK;
+    case TOKENIZER_STEP_REPLACE: {
+        struct tokenizer_scan scan =
+            tokenizer_pattern_scan(&s->pattern, &w->matcher, in.data, in.n);
+        return tokenizer_pattern_replace(&scan, s->content.data, s->content.n, out, w->err);
+    }
+    case TOKENIZER_STEP_LOWERCASE:
+        run_lowercase(in, out);
+        return STATUS_OK;
+    case TOKENIZER_STEP_STRIP_ACCENTS:
+        run_strip_accents(in, out);
+        return STATUS_OK;
+    default:
+        return run_form(w, s->kind, in, out);
+    }
+}
+
+enum status tokenizer_normalize(
+    struct tokenizer_work *w, struct tokenizer_bytes in, struct tokenizer_bytes *out)
+{
+    unsigned to = 0;
+    for (size_t i = 0; i < w->t->n_steps; i++) {
+        const struct tokenizer_step *s = &w->t->steps[i];
+        if (s->kind == TOKENIZER_STEP_STRIP) {
+            in = strip(s, in);
+            continue;
+        }
+        if (has_no_effect(s, in))
+            continue;
+        struct buf *b = &w->normal[to];
+        buf_clear(b);
+        TRY(run_step(w, s, in, b));
+        if (buf_failed(b))
+            return full(w);
+        in = (struct tokenizer_bytes){b->data, b->size};
+        to ^= 1;
+    }
+    *out = in;
+    return STATUS_OK;
+}
