@@ -3,6 +3,12 @@
 
 #include <immintrin.h>
 
+#if defined(__clang__)
+#define UNROLL _Pragma("unroll")
+#else
+#define UNROLL _Pragma("GCC unroll 16")
+#endif
+
 static inline __attribute__((always_inline)) uint64_t read_streams(
     const uint8_t *p, size_t n, const int streams)
 {
@@ -34,23 +40,24 @@ static uint64_t read_bytes(const void *p, size_t n, int streams)
     }
 }
 
-// The empty asm statements keep a chain's value unknown to the compiler.
+// The empty asm statements keep a chain's value unknown to the compiler, which would otherwise see
+// that all chains are equal and compute one.
 static double fma_chains(uint64_t rounds)
 {
-    __m256 a0 = _mm256_set1_ps(1), a1 = a0, a2 = a0, a3 = a0, a4 = a0, a5 = a0;
-    __m256 a6 = a0, a7 = a0, a8 = a0, a9 = a0, a10 = a0, a11 = a0;
-    __m256 x = _mm256_set1_ps(0.999f), y = _mm256_set1_ps(0.001f);
-    for (uint64_t i = 0; i < rounds; i++) {
-        __asm__ volatile("" : "+x"(x), "+x"(y));
-        a0 = _mm256_fmadd_ps(a0, x, y), a1 = _mm256_fmadd_ps(a1, x, y);
-        a2 = _mm256_fmadd_ps(a2, x, y), a3 = _mm256_fmadd_ps(a3, x, y);
-        a4 = _mm256_fmadd_ps(a4, x, y), a5 = _mm256_fmadd_ps(a5, x, y);
-        a6 = _mm256_fmadd_ps(a6, x, y), a7 = _mm256_fmadd_ps(a7, x, y);
-        a8 = _mm256_fmadd_ps(a8, x, y), a9 = _mm256_fmadd_ps(a9, x, y);
-        a10 = _mm256_fmadd_ps(a10, x, y), a11 = _mm256_fmadd_ps(a11, x, y);
+    __m256 a[12], x = _mm256_set1_ps(0.999f), y = _mm256_set1_ps(0.001f);
+    UNROLL
+    for (int c = 0; c < 12; c++) {
+        a[c] = _mm256_setzero_ps();
+        __asm__ volatile("" : "+x"(a[c]));
     }
-    __asm__ volatile("" ::"x"(a0), "x"(a1), "x"(a2), "x"(a3), "x"(a4), "x"(a5), "x"(a6), "x"(a7));
-    __asm__ volatile("" ::"x"(a8), "x"(a9), "x"(a10), "x"(a11));
+    for (uint64_t i = 0; i < rounds; i++) {
+        UNROLL
+        for (int c = 0; c < 12; c++)
+            a[c] = _mm256_fmadd_ps(a[c], x, y);
+    }
+    UNROLL
+    for (int c = 0; c < 12; c++)
+        __asm__ volatile("" ::"x"(a[c]));
     return (double)rounds * 12 * 8 * 2;
 }
 
@@ -58,14 +65,20 @@ static double fma_chains(uint64_t rounds)
 static double int8_chains(uint64_t rounds)
 {
     __m256i a[8], u = _mm256_set1_epi8(3), w = _mm256_set1_epi8(2), one = _mm256_set1_epi16(1);
-    for (int c = 0; c < 8; c++)
+    UNROLL
+    for (int c = 0; c < 8; c++) {
         a[c] = _mm256_setzero_si256();
-    for (uint64_t i = 0; i < rounds; i++)
+        __asm__ volatile("" : "+x"(a[c]));
+    }
+    for (uint64_t i = 0; i < rounds; i++) {
+        UNROLL
         for (int c = 0; c < 8; c++) {
             __asm__ volatile("" : "+x"(w));
             __m256i p = _mm256_madd_epi16(_mm256_maddubs_epi16(u, w), one);
             a[c] = _mm256_add_epi32(a[c], p);
         }
+    }
+    UNROLL
     for (int c = 0; c < 8; c++)
         __asm__ volatile("" ::"x"(a[c]));
     return (double)rounds * 8 * 32 * 2;

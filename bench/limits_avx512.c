@@ -3,6 +3,12 @@
 
 #include <immintrin.h>
 
+#if defined(__clang__)
+#define UNROLL _Pragma("unroll")
+#else
+#define UNROLL _Pragma("GCC unroll 16")
+#endif
+
 static inline __attribute__((always_inline)) uint64_t read_streams(
     const uint8_t *p, size_t n, const int streams)
 {
@@ -31,37 +37,44 @@ static uint64_t read_bytes(const void *p, size_t n, int streams)
     }
 }
 
-// The empty asm statements keep a chain's value unknown to the compiler.
+// The empty asm statements keep a chain's value unknown to the compiler, which would otherwise see
+// that all chains are equal and compute one.
 static double fma_chains(uint64_t rounds)
 {
-    __m512 a0 = _mm512_set1_ps(1), a1 = a0, a2 = a0, a3 = a0, a4 = a0, a5 = a0;
-    __m512 a6 = a0, a7 = a0, a8 = a0, a9 = a0, a10 = a0, a11 = a0;
-    __m512 x = _mm512_set1_ps(0.999f), y = _mm512_set1_ps(0.001f);
-    for (uint64_t i = 0; i < rounds; i++) {
-        __asm__ volatile("" : "+v"(x), "+v"(y));
-        a0 = _mm512_fmadd_ps(a0, x, y), a1 = _mm512_fmadd_ps(a1, x, y);
-        a2 = _mm512_fmadd_ps(a2, x, y), a3 = _mm512_fmadd_ps(a3, x, y);
-        a4 = _mm512_fmadd_ps(a4, x, y), a5 = _mm512_fmadd_ps(a5, x, y);
-        a6 = _mm512_fmadd_ps(a6, x, y), a7 = _mm512_fmadd_ps(a7, x, y);
-        a8 = _mm512_fmadd_ps(a8, x, y), a9 = _mm512_fmadd_ps(a9, x, y);
-        a10 = _mm512_fmadd_ps(a10, x, y), a11 = _mm512_fmadd_ps(a11, x, y);
+    __m512 a[12], x = _mm512_set1_ps(0.999f), y = _mm512_set1_ps(0.001f);
+    UNROLL
+    for (int c = 0; c < 12; c++) {
+        a[c] = _mm512_setzero_ps();
+        __asm__ volatile("" : "+v"(a[c]));
     }
-    __asm__ volatile("" ::"v"(a0), "v"(a1), "v"(a2), "v"(a3), "v"(a4), "v"(a5), "v"(a6), "v"(a7));
-    __asm__ volatile("" ::"v"(a8), "v"(a9), "v"(a10), "v"(a11));
+    for (uint64_t i = 0; i < rounds; i++) {
+        UNROLL
+        for (int c = 0; c < 12; c++)
+            a[c] = _mm512_fmadd_ps(a[c], x, y);
+    }
+    UNROLL
+    for (int c = 0; c < 12; c++)
+        __asm__ volatile("" ::"v"(a[c]));
     return (double)rounds * 12 * 16 * 2;
 }
 
 static double int8_madd(uint64_t rounds)
 {
     __m512i a[8], u = _mm512_set1_epi8(3), w = _mm512_set1_epi8(2), one = _mm512_set1_epi16(1);
-    for (int c = 0; c < 8; c++)
+    UNROLL
+    for (int c = 0; c < 8; c++) {
         a[c] = _mm512_setzero_si512();
-    for (uint64_t i = 0; i < rounds; i++)
+        __asm__ volatile("" : "+v"(a[c]));
+    }
+    for (uint64_t i = 0; i < rounds; i++) {
+        UNROLL
         for (int c = 0; c < 8; c++) {
             __asm__ volatile("" : "+v"(w));
             __m512i p = _mm512_madd_epi16(_mm512_maddubs_epi16(u, w), one);
             a[c] = _mm512_add_epi32(a[c], p);
         }
+    }
+    UNROLL
     for (int c = 0; c < 8; c++)
         __asm__ volatile("" ::"v"(a[c]));
     return (double)rounds * 8 * 64 * 2;
@@ -69,17 +82,22 @@ static double int8_madd(uint64_t rounds)
 
 __attribute__((target("avx512vnni"))) static double int8_vnni(uint64_t rounds)
 {
-    __m512i a[8], u = _mm512_set1_epi8(3), w = _mm512_set1_epi8(2);
-    for (int c = 0; c < 8; c++)
+    __m512i a[12], u = _mm512_set1_epi8(3), w = _mm512_set1_epi8(2);
+    UNROLL
+    for (int c = 0; c < 12; c++) {
         a[c] = _mm512_setzero_si512();
+        __asm__ volatile("" : "+v"(a[c]));
+    }
     for (uint64_t i = 0; i < rounds; i++) {
         __asm__ volatile("" : "+v"(w));
-        for (int c = 0; c < 8; c++)
+        UNROLL
+        for (int c = 0; c < 12; c++)
             a[c] = _mm512_dpbusd_epi32(a[c], u, w);
     }
-    for (int c = 0; c < 8; c++)
+    UNROLL
+    for (int c = 0; c < 12; c++)
         __asm__ volatile("" ::"v"(a[c]));
-    return (double)rounds * 8 * 64 * 2;
+    return (double)rounds * 12 * 64 * 2;
 }
 
 static double int8_chains(uint64_t rounds)
