@@ -71,6 +71,8 @@ uint32_t coll_rank(const struct coll_group *g);
 uint32_t coll_size(const struct coll_group *g);
 // Wakes every waiting member with STATUS_ABORTED.
 void coll_abort(struct coll_group *g);
+// The sentence of the last call that failed; of a sticky error, the first. Lives with the group.
+const struct error *coll_error(const struct coll_group *g);
 // One line for people: which algorithm serves this operation at this size, and why.
 void coll_explain(const struct coll_group *g, const char *operation, size_t bytes, bool symmetric,
     char *text, size_t n);
@@ -136,7 +138,7 @@ struct coll_exchange_args {
     const size_t *send_bytes; // [size]
     void *receive;            // in the heap, size * slot_bytes; block of q at q * slot_bytes
     size_t slot_bytes;
-    size_t *receive_bytes; // [size], out; what came from each peer
+    size_t *receive_bytes; // [size]; bounded: out, what came from each peer; fixed: in, what has to
     void *stream;
 };
 enum status coll_exchange(struct coll_group *g, const struct coll_exchange_args *a);

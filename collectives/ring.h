@@ -15,7 +15,10 @@ struct ring;
 enum status ring_create(
     struct bootstrap *b, uint64_t bytes, bool spin, struct ring **out, struct error *err);
 void ring_destroy(struct ring *r);
+// Wakes all members with STATUS_ABORTED; from any thread.
 void ring_abort(struct ring *r);
+// The sentence of the last call that failed. Lives with the ring.
+const struct error *ring_error(const struct ring *r);
 
 // Writer only. Waits at most timeout_ms for room. STATUS_TOO_LARGE if it can never fit.
 enum status ring_write(struct ring *r, const void *data, size_t n, uint32_t timeout_ms);

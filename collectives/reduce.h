@@ -1,0 +1,40 @@
+// SPDX-License-Identifier: Apache-2.0
+// The arithmetic of all sums across ranks. Element i of every destination becomes
+//   round(((s0[i] + s1[i]) + s2[i]) + ...), each in f32, rounded once to the type (ties to even);
+// or the maximum in the same order: a later equal value wins (so of -0 and +0 the later), and a NaN
+// of any rank makes the result a NaN. All versions give the same bits (but for the payload of a
+// NaN), whatever the alignment.
+#ifndef PHALANX_COLLECTIVES_REDUCE_H
+#define PHALANX_COLLECTIVES_REDUCE_H
+
+#include "base/dtype.h"
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+// n_src >= 1 sources, n_dst >= 1 destinations, `count` elements each. A destination may be equal to
+// a source, but not overlap it otherwise.
+typedef void reduce_fn(
+    void *const *dst, uint32_t n_dst, const void *const *src, uint32_t n_src, size_t count);
+
+enum { REDUCE_OPS = 2, REDUCE_TYPES = 3 }; // enum coll_op; f32, f16, bf16
+
+struct reduce_table {
+    const char *name; // "plain", "avx2", "avx512"
+    reduce_fn *fn[REDUCE_OPS][REDUCE_TYPES];
+};
+
+// The best one for this CPU.
+const struct reduce_table *reduce_best(void);
+// By name, for tests and benches; NULL where this CPU or build has it not.
+const struct reduce_table *reduce_named(const char *name);
+// NULL if such elements cannot be reduced. `op` is an enum coll_op.
+reduce_fn *reduce_find(const struct reduce_table *t, uint32_t op, enum dtype dtype);
+
+#if defined(__x86_64__)
+extern const struct reduce_table reduce_avx2;
+extern const struct reduce_table reduce_avx512;
+#endif
+
+#endif

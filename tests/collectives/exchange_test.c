@@ -1,0 +1,220 @@
+// SPDX-License-Identifier: Apache-2.0
+// Partial all-to-all: any symmetric relation, fixed and bounded sizes, and the uses it is for.
+#include "tests/test_support.h"
+
+#include "tests/collectives/ranks.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+enum { SLOT = 3000 };
+
+// Whether a and b exchange in this turn: symmetric, with some ranks alone and some with themselves.
+static bool related(uint32_t a, uint32_t b, uint64_t turn)
+{
+    uint32_t lo = a < b ? a : b, hi = a < b ? b : a;
+    return turn % 4 == 0 || ranks_random(turn, lo, hi) % 3 != 0;
+}
+
+static size_t block_bytes(uint32_t from, uint32_t to, uint64_t turn)
+{
+    uint64_t x = ranks_random(turn + 1000, from, to);
+    return x % 5 == 0 ? 0 : (size_t)(x >> 8) % (SLOT + 1);
+}
+
+struct exchange_room {
+    uint8_t *receive;
+    uint8_t send[8][SLOT];
+};
+
+static int one_turn(struct coll_group *g, struct exchange_room *room, uint64_t turn)
+{
+    uint32_t n = coll_size(g), me = coll_rank(g);
+    const void *send[8] = {0};
+    size_t send_bytes[8] = {0}, receive_bytes[8] = {0};
+    struct coll_exchange_args a = {
+        .counts = turn % 2 == 0 ? COLL_COUNTS_FIXED : COLL_COUNTS_BOUNDED,
+        .send = send,
+        .send_bytes = send_bytes,
+        .receive = room->receive,
+        .slot_bytes = SLOT,
+        .receive_bytes = receive_bytes};
+    // Nobody writes here before this rank enters the exchange.
+    memset(room->receive, 0xab, (size_t)n * SLOT);
+    for (uint32_t q = 0; q < n; q++) {
+        if (!related(me, q, turn))
+            continue;
+        a.peers |= (uint64_t)1 << q;
+        send[q] = room->send[q];
+        send_bytes[q] = block_bytes(me, q, turn);
+        memset(room->send[q], (int)(me * 16 + q + turn), send_bytes[q]);
+        receive_bytes[q] = a.counts == COLL_COUNTS_FIXED ? block_bytes(q, me, turn) : 0;
+    }
+    WANT_OK(coll_exchange(g, &a));
+    for (uint32_t q = 0; q < n; q++) {
+        size_t expected = related(me, q, turn) ? block_bytes(q, me, turn) : 0;
+        WANT(receive_bytes[q] == expected);
+        for (size_t i = 0; i < SLOT; i++)
+            WANT(room->receive[q * SLOT + i] ==
+                 (i < expected ? (uint8_t)(q * 16 + me + turn) : 0xab));
+    }
+    return 0;
+}
+
+static int turns(struct bootstrap *b, void *context)
+{
+    (void)context;
+    struct coll_group *g;
+    struct exchange_room *room = malloc(sizeof *room);
+    WANT(room != NULL && ranks_group(b, 8 * SLOT + 4096, 20000, &g) == 0);
+    room->receive = coll_heap_take(g, 8 * SLOT);
+    WANT(room->receive != NULL);
+    for (uint64_t i = 0; i < 120; i++) {
+        WANT(one_turn(g, room, i) == 0);
+        if (i % 10 == 0)
+            WANT_OK(coll_barrier(g, NULL));
+    }
+    coll_destroy(g);
+    free(room);
+    return 0;
+}
+
+static void test_turns(void **state)
+{
+    (void)state;
+    for (uint32_t n = 1; n <= 8; n = n * 2 - (n == 4)) // 1, 2, 4, 7
+        assert_int_equal(ranks_fork(n, turns, NULL, 0), 0);
+    assert_int_equal(ranks_fork(8, turns, NULL, 0), 0);
+    assert_int_equal(ranks_threads(4, turns, NULL), 0);
+}
+
+// Ranks 0 and 1 exchange many times while 2 and 3 have not even come to the first one: pairs
+// outside the relation do not wait for each other. Then all meet again.
+static int pairs_only(struct bootstrap *b, void *context)
+{
+    (void)context;
+    struct coll_group *g;
+    WANT(ranks_group(b, 4096, 20000, &g) == 0);
+    uint64_t *receive = coll_heap_take(g, 4 * 8);
+    uint32_t other = b->rank ^ 1;
+    const void *send[4] = {0};
+    size_t bytes[4] = {0}, got[4];
+    uint64_t value;
+    send[other] = &value;
+    bytes[other] = sizeof value;
+    if (b->rank >= 2)
+        WANT_OK(b->barrier(b, NULL)); // which the others reach after their exchanges
+    for (uint64_t i = 0; i < 100; i++) {
+        value = i * 4 + b->rank;
+        WANT_OK(coll_exchange(g, &(struct coll_exchange_args){.counts = COLL_COUNTS_BOUNDED,
+                                     .peers = (uint64_t)1 << other,
+                                     .send = send,
+                                     .send_bytes = bytes,
+                                     .receive = receive,
+                                     .slot_bytes = 8,
+                                     .receive_bytes = got}));
+        WANT(got[other] == 8 && receive[other] == i * 4 + other);
+    }
+    if (b->rank < 2)
+        WANT_OK(b->barrier(b, NULL));
+    WANT_OK(coll_barrier(g, NULL));
+    coll_destroy(g);
+    return 0;
+}
+
+static void test_pairs_only(void **state)
+{
+    (void)state;
+    assert_int_equal(ranks_fork(4, pairs_only, NULL, 0), 0);
+}
+
+// Vocabulary-parallel logits to row-parallel sampling: rank q holds columns [rows, V/n] and gets
+// whole rows [rows/n, V].
+static int logits(struct bootstrap *b, void *context)
+{
+    (void)context;
+    enum { ROWS = 16, V = 96 };
+    uint32_t n = b->size, me = b->rank;
+    size_t cols = V / n, rows = ROWS / n, block = rows * cols * sizeof(float);
+    struct coll_group *g;
+    WANT(ranks_group(b, 65536, 20000, &g) == 0);
+    float *receive = coll_heap_take(g, block * n), mine[ROWS * V];
+    const void *send[8];
+    size_t bytes[8];
+    for (size_t r = 0; r < ROWS; r++)
+        for (size_t c = 0; c < cols; c++)
+            mine[r * cols + c] = (float)(r * V + me * cols + c);
+    for (uint32_t q = 0; q < n; q++) {
+        send[q] = mine + q * rows * cols;
+        bytes[q] = block;
+    }
+    WANT_OK(coll_exchange(g, &(struct coll_exchange_args){.counts = COLL_COUNTS_FIXED,
+                                 .peers = ((uint64_t)1 << n) - 1,
+                                 .send = send,
+                                 .send_bytes = bytes,
+                                 .receive = receive,
+                                 .slot_bytes = block,
+                                 .receive_bytes = bytes}));
+    for (size_t r = 0; r < rows; r++)
+        for (size_t c = 0; c < V; c++)
+            WANT(receive[(c / cols * rows + r) * cols + c % cols] ==
+                 (float)((me * rows + r) * V + c));
+    coll_destroy(g);
+    return 0;
+}
+
+static void test_logits(void **state)
+{
+    (void)state;
+    for (uint32_t n = 1; n <= 8; n *= 2)
+        assert_int_equal(ranks_fork(n, logits, NULL, 0), 0);
+}
+
+static int misuse(struct bootstrap *b, void *context)
+{
+    (void)context;
+    struct coll_group *g;
+    WANT(ranks_group(b, 4096, 20000, &g) == 0);
+    uint8_t *receive = coll_heap_take(g, 128);
+    const void *send[2] = {receive, receive};
+    size_t bytes[2] = {65, 65}, got[2] = {0};
+    struct coll_exchange_args a = {.counts = COLL_COUNTS_DEVICE,
+        .peers = 3,
+        .send = send,
+        .send_bytes = bytes,
+        .receive = receive,
+        .slot_bytes = 64,
+        .receive_bytes = got};
+    WANT(coll_exchange(g, &a) == STATUS_UNSUPPORTED);
+    WANT(strstr(coll_error(g)->text, "device") != NULL);
+    a.counts = COLL_COUNTS_BOUNDED;
+    WANT(coll_exchange(g, &a) == STATUS_TOO_LARGE);
+    a.peers = 5;
+    WANT(coll_exchange(g, &a) == STATUS_INVALID);
+    a.peers = 3;
+    a.slot_bytes = 4096;
+    WANT(coll_exchange(g, &a) == STATUS_INVALID);
+    a.receive = got;
+    a.slot_bytes = 64;
+    WANT(coll_exchange(g, &a) == STATUS_INVALID);
+    WANT_OK(coll_barrier(g, NULL));
+    coll_destroy(g);
+    return 0;
+}
+
+static void test_misuse(void **state)
+{
+    (void)state;
+    assert_int_equal(ranks_fork(2, misuse, NULL, 0), 0);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_turns),
+        cmocka_unit_test(test_pairs_only),
+        cmocka_unit_test(test_logits),
+        cmocka_unit_test(test_misuse),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
