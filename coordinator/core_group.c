@@ -1,0 +1,213 @@
+// SPDX-License-Identifier: Apache-2.0
+// Model copies come and go. A new one starts with empty KV memory and step 1; when one goes, its
+// sequences wait again with all they have emitted, and those in flight are suspected.
+#include "coordinator/sched_queue.h"
+
+#include "base/check.h"
+
+#include <string.h>
+
+// ---- coming
+// --------------------------------------------------------------------------------------
+
+static enum status check_limits(
+    const struct core *core, const struct core_in_group *in, struct error *err)
+{
+    const struct plan_limits *l = &in->limits;
+    const struct core_model *model = &core->model[in->model].config;
+    uint32_t b = l->block_tokens;
+    if (l->n_slots < 1 || l->n_slots > LIMIT_SLOTS || l->step_tokens < 1 ||
+        l->step_tokens > LIMIT_STEP_TOKENS || l->context_tokens < 1 ||
+        l->context_tokens > LIMIT_CONTEXT_TOKENS || l->n_kv_groups < 1 ||
+        l->n_kv_groups > LIMIT_KV_GROUPS || b < 1 || b > LIMIT_BLOCK_TOKENS || (b & (b - 1)) != 0)
+        return status_fail(err, STATUS_INVALID,
+            "registration of copy %u: %u slots, %u rows, context %u, %u KV groups, blocks of %u: "
+            "one is out of range",
+            in->copy, l->n_slots, l->step_tokens, l->context_tokens, l->n_kv_groups, b);
+    for (uint32_t k = 0; k < l->n_kv_groups; k++)
+        if (l->n_blocks[k] < 1 || l->n_blocks[k] > LIMIT_BLOCKS)
+            return status_fail(err, STATUS_INVALID,
+                "registration of copy %u: KV group %u has %u blocks, expected 1 to %d", in->copy, k,
+                l->n_blocks[k], LIMIT_BLOCKS);
+    if (l->vocab_size != model->vocab_size)
+        return status_fail(err, STATUS_MISMATCH,
+            "registration of copy %u: its vocabulary has %u ids, the model's has %u", in->copy,
+            l->vocab_size, model->vocab_size);
+    return STATUS_OK;
+}
+
+// Hands out the group's memory from its beginning; `used` counts even where it is full.
+struct carver {
+    uint8_t *memory;
+    size_t bytes, used;
+};
+
+static void *carve(struct carver *c, size_t count, size_t size)
+{
+    size_t bytes = (count * size + 15) & ~(size_t)15;
+    size_t at = c->used;
+    c->used += bytes;
+    return c->used <= c->bytes ? c->memory + at : NULL;
+}
+
+// The arrays of a group; NULL pointers where memory is short.
+static void carve_arrays(struct core_group *g, struct carver *c, void *kv_memory[LIMIT_KV_GROUPS])
+{
+    const struct plan_limits *l = &g->limits;
+    g->slot = carve(c, l->n_slots, sizeof *g->slot);
+    g->free_slots = carve(c, l->n_slots, 4);
+    g->release = carve(c, l->n_slots, sizeof *g->release);
+    g->pick = carve(c, l->n_slots, sizeof *g->pick);
+    for (uint32_t i = 0; i < LIMIT_PLANS_IN_FLIGHT; i++)
+        g->flight[i].row = carve(c, l->n_slots, sizeof *g->flight[i].row);
+    for (uint32_t k = 0; k < l->n_kv_groups; k++) {
+        g->block[k] = carve(c, (size_t)l->n_slots * g->stride, 4);
+        kv_memory[k] = carve(c, kv_blocks_bytes(l->n_blocks[k], l->block_tokens), 1);
+    }
+}
+
+static uint32_t min_u32(uint32_t a, uint32_t b)
+{
+    return a < b ? a : b;
+}
+
+// The longest sequence that the group can hold.
+static uint32_t context_of(const struct core_model *model, const struct core_group *g)
+{
+    uint32_t context = min_u32(model->context_tokens, g->limits.context_tokens);
+    for (uint32_t k = 0; k < g->limits.n_kv_groups; k++) {
+        uint64_t tokens = (uint64_t)g->limits.n_blocks[k] * g->limits.block_tokens;
+        if (g->window[k] == 0 && tokens < context)
+            context = (uint32_t)tokens;
+    }
+    return context;
+}
+
+static enum status set_up(struct core *core, struct core_group *g, struct error *err)
+{
+    const struct core_model *model = &core->model[g->model].config;
+    const struct plan_limits *l = &g->limits;
+    g->context_tokens = context_of(model, g);
+    g->budget = l->step_tokens;
+    if (model->max_num_batched_tokens)
+        g->budget = min_u32(g->budget, model->max_num_batched_tokens);
+    g->max_seqs = l->n_slots;
+    if (model->max_num_seqs)
+        g->max_seqs = min_u32(g->max_seqs, model->max_num_seqs);
+    g->stride = g->context_tokens / l->block_tokens + 1;
+    struct carver c = {.memory = g->memory, .bytes = g->memory_bytes};
+    void *kv_memory[LIMIT_KV_GROUPS];
+    carve_arrays(g, &c, kv_memory);
+    if (c.used > c.bytes)
+        return status_fail(err, STATUS_TOO_LARGE,
+            "registration of copy %u: its tables need %zu bytes, expected at most %zu", g->copy,
+            c.used, c.bytes);
+    for (uint32_t k = 0; k < l->n_kv_groups; k++)
+        kv_blocks_init(&g->kv[k], l->n_blocks[k], l->block_tokens, kv_memory[k]);
+    memset(g->slot, 0, l->n_slots * sizeof *g->slot);
+    for (uint32_t i = 0; i < l->n_slots; i++)
+        g->free_slots[i] = l->n_slots - 1 - i;
+    g->n_free_slots = l->n_slots;
+    g->run_first = g->run_last = NONE;
+    g->next_step = 1;
+    return STATUS_OK;
+}
+
+static void emit_bad(struct core *core, uint32_t group, const struct error *err)
+{
+    struct core_out out = {.type = CORE_OUT_GROUP_BAD,
+        .group_bad = {.group = group, .status = err->status, .sentence = err->text}};
+    core->config.emit(core->config.user, &out);
+}
+
+void core_group_ready(struct core *core, const struct core_in_group *in)
+{
+    if (in->group >= core->config.groups_max || in->model >= core->config.models_max ||
+        !core->model[in->model].added)
+        return;
+    struct core_group *g = &core->group[in->group];
+    if (g->ready)
+        core_group_gone(core, in->group, true);
+    uint8_t *memory = g->memory;
+    size_t memory_bytes = g->memory_bytes;
+    *g = (struct core_group){.model = in->model,
+        .copy = in->copy,
+        .limits = in->limits,
+        .memory = memory,
+        .memory_bytes = memory_bytes};
+    memcpy(g->boot_id, in->boot_id, sizeof g->boot_id);
+    memcpy(g->window, in->window, sizeof g->window);
+    struct error err = {0};
+    if (check_limits(core, in, &err) != STATUS_OK || set_up(core, g, &err) != STATUS_OK) {
+        emit_bad(core, in->group, &err);
+        return;
+    }
+    struct core_model_state *m = &core->model[in->model];
+    g->ready = true;
+    m->n_groups++;
+    m->failed = false;
+    m->dirty = true;
+}
+
+// ---- going
+// ---------------------------------------------------------------------------------------
+
+static void suspect(struct core *core, struct core_sample *s, const struct core_slot *slot)
+{
+    struct core_request *r = core_request_of(core, s);
+    if (r->death_stamp != core->deaths) {
+        r->death_stamp = core->deaths;
+        r->deaths++;
+        r->deaths_total++;
+    }
+    if (!s->suspect) {
+        s->suspect = true;
+        core->n_suspects++;
+    }
+    s->suspect_until = slot->n_planned;
+}
+
+// A request that was in flight too often is not tried again.
+static void quarantine(struct core *core, struct core_request *r)
+{
+    if (r->n_live == 0 || (r->deaths < CORE_DEATHS_MAX && r->deaths_total < CORE_DEATHS_TOTAL_MAX))
+        return;
+    struct core_end end = {.reason = CORE_ERROR,
+        .status = STATUS_DEVICE_FAILED,
+        .sentence = "workers died repeatedly while they computed this request"};
+    core->counters.quarantined++;
+    core_finish_request(core, r, &end);
+}
+
+void core_group_gone(struct core *core, uint32_t group, bool crashed)
+{
+    if (group >= core->config.groups_max || !core->group[group].ready)
+        return;
+    struct core_group *g = &core->group[group];
+    struct core_model_state *m = &core->model[g->model];
+    g->ready = false;
+    m->n_groups--;
+    m->dirty = true;
+    core->deaths++;
+    core->counters.group_deaths++;
+    for (uint32_t i = g->run_first; i != NONE; i = g->slot[i].run_next) {
+        struct core_slot *slot = &g->slot[i];
+        struct core_sample *s = core_slot_sample(core, slot);
+        s->group = s->slot = NONE;
+        s->attempt += !MUTANT(22);
+        if (crashed && slot->in_flight > 0)
+            suspect(core, s, slot);
+        sched_queue_put(core, s);
+    }
+    for (uint32_t i = g->run_first; i != NONE; i = g->slot[i].run_next) {
+        struct core_sample *s = core_slot_sample(core, &g->slot[i]);
+        quarantine(core, core_request_of(core, s));
+    }
+}
+
+void core_group_bad(struct core *core, uint32_t group, const struct error *err)
+{
+    core->counters.bad_answers++;
+    emit_bad(core, group, err);
+    core_group_gone(core, group, true);
+}
