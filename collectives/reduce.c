@@ -2,6 +2,9 @@
 #include "collectives/reduce.h"
 
 #include <string.h>
+#if defined(__x86_64__)
+#include <cpuid.h>
+#endif
 
 #define V float
 #define LANES 1
@@ -20,14 +23,22 @@ extern const struct reduce_table reduce_plain;
 
 #include "collectives/reduce_body.inc"
 
+#if defined(__x86_64__)
+// CPUID leaf 1, ECX bit 29; clang's __builtin_cpu_supports does not know the name.
+static bool has_f16c(void)
+{
+    unsigned a, b, c, d;
+    return __get_cpuid(1, &a, &b, &c, &d) && (c >> 29 & 1u) != 0;
+}
+#endif
+
 const struct reduce_table *reduce_named(const char *name)
 {
 #if defined(__x86_64__)
     if (strcmp(name, "avx512") == 0 && __builtin_cpu_supports("avx512f") &&
         __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vl"))
         return &reduce_avx512;
-    if (strcmp(name, "avx2") == 0 && __builtin_cpu_supports("avx2") &&
-        __builtin_cpu_supports("f16c"))
+    if (strcmp(name, "avx2") == 0 && __builtin_cpu_supports("avx2") && has_f16c())
         return &reduce_avx2;
 #endif
     return strcmp(name, "plain") == 0 ? &reduce_plain : NULL;

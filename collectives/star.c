@@ -39,8 +39,12 @@ struct star {
 // Members made together share one allocation, freed with the last of them. In a forked child the
 // others' members stay unused; it closes their sockets when it first meets them.
 struct family {
-    _Atomic uint32_t open;
+    _Atomic uint32_t open; // members and families split off
     uint32_t n;
+    struct family *parent; // that it was split off, or NULL; kept until this one is gone
+    // Members that are threads order their memory by this: the language knows nothing of the order
+    // that sockets give.
+    _Atomic uint32_t turns;
     struct star member[];
 };
 
@@ -50,6 +54,15 @@ static struct wire wire_to(struct star *s, uint32_t peer, uint64_t deadline_us)
         .pidfd = s->pidfd[peer],
         .peer = peer,
         .deadline_us = deadline_us};
+}
+
+// Before a member sends what it did, and after it has received what others did.
+static void order(struct star *s)
+{
+    struct family *f = s->family;
+    while (f->parent != NULL)
+        f = f->parent;
+    atomic_fetch_add_explicit(&f->turns, 1, memory_order_acq_rel);
 }
 
 static uint64_t deadline(const struct star *s)
@@ -202,7 +215,14 @@ static enum status begin(struct star *s, struct error *err)
             return fail(s, st);
     }
     s->call++;
+    order(s);
     return STATUS_OK;
+}
+
+static enum status end(struct star *s, enum status st)
+{
+    order(s);
+    return st == STATUS_OK ? STATUS_OK : fail(s, st);
 }
 
 static enum status star_all_gather(
@@ -258,7 +278,7 @@ static enum status star_share_fd(struct bootstrap *b, uint32_t root, int *fd, st
         *fd = got;
     else if (b->rank != root && got >= 0)
         close(got);
-    return st == STATUS_OK ? STATUS_OK : fail(s, st);
+    return end(s, st);
 }
 
 static int star_peer_pidfd(struct bootstrap *b, uint32_t peer)
@@ -267,6 +287,9 @@ static int star_peer_pidfd(struct bootstrap *b, uint32_t peer)
     check(peer < b->size);
     return s->pidfd[peer];
 }
+
+static enum status make(struct family *parent, uint32_t rank, uint32_t size, const int *fds,
+    uint32_t timeout_ms, struct bootstrap **out, struct error *err);
 
 // The hub makes the sockets of every new star and hands both ends out. Its own ends go into
 // `mine`, which is indexed by rank in the new star.
@@ -332,12 +355,12 @@ static enum status star_split(
     memset(mine, -1, sizeof mine);
     enum status st =
         b->rank == 0 ? split_hub(s, colours, mine, err) : split_leaf(s, rank, size, mine, err);
-    if (st == STATUS_OK)
-        return star_make(rank, size, mine, s->timeout_ms, out, err);
+    if (end(s, st) == STATUS_OK)
+        return make(s->family, rank, size, mine, s->timeout_ms, out, err);
     for (uint32_t i = 0; i < COLL_RANKS_MAX; i++)
         if (mine[i] >= 0)
             close(mine[i]);
-    return fail(s, st);
+    return st;
 }
 
 static void star_close(struct bootstrap *b)
@@ -348,8 +371,13 @@ static void star_close(struct bootstrap *b)
         if (s->pidfd[i] >= 0)
             close(s->pidfd[i]);
     }
-    if (atomic_fetch_sub(&s->family->open, 1) == 1)
-        free(s->family);
+    for (struct family *f = s->family; f != NULL;) {
+        struct family *parent = f->parent;
+        if (atomic_fetch_sub(&f->open, 1) != 1)
+            break;
+        free(f);
+        f = parent;
+    }
 }
 
 static struct family *family_make(uint32_t n, uint32_t size, uint32_t timeout_ms)
@@ -387,8 +415,8 @@ static void close_all(const int *fds, uint32_t rank, uint32_t size)
             close(fds[r]);
 }
 
-enum status star_make(uint32_t rank, uint32_t size, const int *fds, uint32_t timeout_ms,
-    struct bootstrap **out, struct error *err)
+static enum status make(struct family *parent, uint32_t rank, uint32_t size, const int *fds,
+    uint32_t timeout_ms, struct bootstrap **out, struct error *err)
 {
     struct family *f = NULL;
     if (size > 0 && size <= COLL_RANKS_MAX && rank < size)
@@ -398,11 +426,20 @@ enum status star_make(uint32_t rank, uint32_t size, const int *fds, uint32_t tim
         return status_fail(err, STATUS_INVALID, "rank %u of %u cannot be: at most %d ranks",
             (unsigned)rank, (unsigned)size, COLL_RANKS_MAX);
     }
+    if (parent != NULL)
+        atomic_fetch_add(&parent->open, 1);
+    f->parent = parent;
     f->member[0].b.rank = rank;
     for (uint32_t r = rank == 0 ? 1 : 0; r < (rank == 0 ? size : 1); r++)
         atomic_store(&f->member[0].fd[r], fds[r]);
     *out = &f->member[0].b;
     return STATUS_OK;
+}
+
+enum status star_make(uint32_t rank, uint32_t size, const int *fds, uint32_t timeout_ms,
+    struct bootstrap **out, struct error *err)
+{
+    return make(NULL, rank, size, fds, timeout_ms, out, err);
 }
 
 enum status star_make_all(uint32_t size, struct bootstrap **members, struct error *err)
