@@ -191,10 +191,10 @@ static void keep_min_p(struct sample_work *w, float min_p)
 }
 
 // In falling order of logits, equal ones by ascending id, an id stays while the sum before it is
-// below top_p.
-static void keep_top_p(struct sample_work *w, float top_p)
+// below top_p. `total` includes ids too light to be in the list.
+static void keep_top_p(struct sample_work *w, float top_p, double total)
 {
-    double target = (double)top_p * list_total(w);
+    double target = (double)top_p * total;
     for (uint32_t i = 0; i < w->n_list; i++)
         w->key[i] = sample_key(w->list_x[i]);
     struct border b = select_border(w->bucket, w->key, w->list_w, w->n_list, target);
@@ -262,17 +262,19 @@ bool sample_filter(const struct sample_slot *s, struct sample_work *w, const flo
         return true;
     }
     float t = p->temperature < TEMPERATURE_MIN ? TEMPERATURE_MIN : p->temperature;
-    if (p->top_k > 0 && (uint32_t)p->top_k < vocab_size) {
+    bool top_k = p->top_k > 0 && (uint32_t)p->top_k < vocab_size;
+    double total = 0;
+    if (top_k) {
         list_top_k(w, x, vocab_size, (uint32_t)p->top_k, max, t);
     } else {
         w->isa->weights(x, w->w, w->sums, vocab_size, max, t);
-        double total = sample_total(w->sums, vocab_size);
+        total = sample_total(w->sums, vocab_size);
         list_by_weight(w, x, vocab_size, least_weight(p, total, vocab_size));
     }
     if (p->min_p > 0)
         keep_min_p(w, p->min_p);
     if (p->top_p < 1.0f)
-        keep_top_p(w, p->top_p);
+        keep_top_p(w, p->top_p, top_k || p->min_p > 0 ? list_total(w) : total);
     if (p->typical_p < 1.0f)
         keep_typical_p(w, p->typical_p, max, t);
     check(w->n_list > 0);
