@@ -73,12 +73,30 @@ static void read_factors(struct config_json *c, const char *key, float *out, uin
     }
 }
 
-static uint32_t read_original(struct config_json *top, struct config_json *c,
-    const struct arch_row *row, const struct model_config *m)
+// What stands beside the rope object counts where the object itself says nothing, but for the
+// original length, where it counts first (Phi-3 keeps it there).
+struct beside {
+    double theta, partial;
+    uint32_t original; // 0: not given
+};
+
+static const char original_key[] = "original_max_position_embeddings";
+
+static struct beside read_beside(struct config_json *top)
 {
-    static const char key[] = "original_max_position_embeddings";
-    uint32_t inside = config_json_u32(c, key, row->original_max_position, 1, ARCH_POSITION_MAX);
-    uint32_t v = config_json_u32(top, key, inside, 1, ARCH_POSITION_MAX);
+    return (struct beside){
+        .theta = config_json_f64(top, "rope_theta", 10000, 1e-3, 1e15),
+        .partial = config_json_f64(top, "partial_rotary_factor", 1, 1e-3, 1),
+        .original = config_json_u32(top, original_key, 0, 1, ARCH_POSITION_MAX),
+    };
+}
+
+static uint32_t read_original(struct config_json *c, const struct arch_row *row,
+    const struct beside *b, const struct model_config *m)
+{
+    uint32_t v = config_json_u32(c, original_key, row->original_max_position, 1, ARCH_POSITION_MAX);
+    if (b->original)
+        return b->original;
     return v ? v : m->max_position;
 }
 
@@ -147,11 +165,10 @@ static void read_rule_numbers(
     }
 }
 
-static void read_rotary_dim(struct config_json *top, struct config_json *c,
-    const struct arch_row *row, const struct model_config *m, struct rope_config *r)
+static void read_rotary_dim(struct config_json *c, const struct arch_row *row,
+    const struct beside *b, const struct model_config *m, struct rope_config *r)
 {
-    double outside = config_json_f64(top, "partial_rotary_factor", 1, 1e-3, 1);
-    double part = config_json_f64(c, "partial_rotary_factor", outside, 1e-3, 1);
+    double part = config_json_f64(c, "partial_rotary_factor", b->partial, 1e-3, 1);
     if (part != 1 && !(row->features & ARCH_PARTIAL_ROTARY))
         config_json_fail(c, STATUS_UNSUPPORTED, "\"partial_rotary_factor\" is not supported for %s",
             row->model_type);
@@ -162,34 +179,36 @@ static void read_rotary_dim(struct config_json *top, struct config_json *c,
             r->rotary_dim);
 }
 
+static void read_inside(struct config_json *c, const struct arch_row *row, const struct beside *b,
+    struct model_config *m)
+{
+    struct rope_config *r = &m->rope[0];
+    check_keys(c);
+    r->pairing = ROPE_HALF;
+    r->rule = read_rule(c, row);
+    r->theta = config_json_f64(c, "rope_theta", b->theta, 1e-3, 1e15);
+    r->original_max_position = read_original(c, row, b, m);
+    read_rotary_dim(c, row, b, m, r);
+    if (c->status == STATUS_OK)
+        read_rule_numbers(c, r, m);
+}
+
 void arch_rope_read(struct config_json *top, const struct arch_row *row, struct model_config *m)
 {
     const json_t *classic = config_json_get(top, "rope_scaling");
     const json_t *modern = config_json_get(top, "rope_parameters");
-    const json_t *object = json_object_size(classic) ? classic : modern;
     if ((classic && !json_is_object(classic)) || (modern && !json_is_object(modern))) {
         config_json_fail(top, STATUS_INVALID,
             "\"rope_scaling\" or \"rope_parameters\" is neither an object nor null");
         return;
     }
-    json_t *empty = json_object();
-    struct config_json c = *top;
-    c.object = object ? object : empty;
-    struct rope_config *r = &m->rope[0];
     m->position_kind = POSITION_ROPE;
     m->n_ropes = 1;
-    r->pairing = ROPE_HALF;
-    check_keys(&c);
-    r->rule = read_rule(&c, row);
-    double outside = config_json_f64(top, "rope_theta", 10000, 1e-3, 1e15);
-    r->theta = config_json_f64(&c, "rope_theta", outside, 1e-3, 1e15);
-    if (top->status == STATUS_OK)
-        top->status = c.status;
-    r->original_max_position = read_original(top, &c, row, m);
-    read_rotary_dim(top, &c, row, m, r);
-    if (c.status == STATUS_OK && top->status == STATUS_OK)
-        read_rule_numbers(&c, r, m);
-    if (top->status == STATUS_OK)
-        top->status = c.status;
+    struct beside b = read_beside(top);
+    json_t *empty = json_object();
+    struct config_json c = *top; // with what failed so far
+    c.object = json_object_size(classic) ? classic : modern ? modern : empty;
+    read_inside(&c, row, &b, m);
+    top->status = c.status;
     json_decref(empty);
 }

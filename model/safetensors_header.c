@@ -3,6 +3,7 @@
 
 #include "base/utf8.h"
 
+#include <ctype.h>
 #include <stdbool.h>
 #include <stdlib.h>
 #include <string.h>
@@ -22,7 +23,9 @@ static bool fail_at(struct reader *r, const char *expected)
     size_t at = (size_t)(r->p - r->begin);
     if (r->p < r->end)
         r->status = status_fail(r->err, STATUS_INVALID,
-            "%s: header byte %zu is '%c', but %s was expected", r->path, at, *r->p, expected);
+            isgraph(*r->p) ? "%s: header byte %zu is '%c', but %s was expected"
+                           : "%s: header byte %zu is 0x%02x, but %s was expected",
+            r->path, at, *r->p, expected);
     else
         r->status = status_fail(r->err, STATUS_INVALID,
             "%s: the header ends at byte %zu, but %s was expected", r->path, at, expected);
@@ -115,7 +118,7 @@ static bool read_escape(struct reader *r, char out[4], size_t *n)
     if (*r->p != 'u')
         return fail_at(r, "an escaped character");
     r->p++;
-    uint32_t c, low;
+    uint32_t c = 0, low = 0;
     if (!read_hex4(r, &c))
         return false;
     if (c >= 0xd800 && c < 0xdc00) {
@@ -229,7 +232,7 @@ static bool read_field(
     struct reader *r, const char *name, struct tensor *t, uint64_t range[2], unsigned *seen)
 {
     char key[16];
-    uint32_t n;
+    uint32_t n = 0;
     unsigned field = 0;
     if (!read_string(r, key, sizeof key, NULL) || !take(r, ':', "':'"))
         return false;
@@ -335,7 +338,7 @@ static bool read_header(struct reader *r, const struct safetensors_header_args *
     if (!take(r, '{', "'{'"))
         return false;
     for (bool first = true; !peek(r, '}'); first = false) {
-        size_t n;
+        size_t n = 0;
         struct safetensors_entry e;
         if (!first && !take(r, ',', "',' or '}'"))
             return false;
