@@ -1,0 +1,228 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "tests/worker/drive.h"
+
+#include "tests/test_support.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+void drive_open(struct drive *d, const struct rank_options *options, uint32_t degree)
+{
+    *d = (struct drive){.step = 1};
+    struct error err = {0};
+    if (local_open(options, degree, &d->group, &err) != STATUS_OK)
+        fail_msg("degree %u of %s: %s", degree, options->model_dir, err.text);
+    d->rank = local_rank(d->group);
+    d->info = rank_info(d->rank);
+    buf_init(&d->plan, LIMIT_PLAN_BYTES);
+    d->free_block = calloc(d->info->limits.n_blocks[0], sizeof *d->free_block);
+    drive_shuffle_blocks(d, 0);
+}
+
+void drive_close(struct drive *d)
+{
+    struct error err = {0};
+    if (local_close(d->group, &err) != STATUS_OK)
+        fail_msg("closing: %s", err.text);
+    free(d->free_block);
+    buf_deinit(&d->plan);
+}
+
+void drive_shuffle_blocks(struct drive *d, uint32_t seed)
+{
+    d->n_free = d->info->limits.n_blocks[0];
+    for (uint32_t i = 0; i < d->n_free; i++)
+        d->free_block[i] = d->n_free - 1 - i;
+    srand(seed);
+    for (uint32_t i = d->n_free - 1; seed && i > 0; i--) {
+        uint32_t k = (uint32_t)rand() % (i + 1), t = d->free_block[i];
+        d->free_block[i] = d->free_block[k];
+        d->free_block[k] = t;
+    }
+}
+
+static void begin(struct drive *d, struct drive_request *r)
+{
+    if (r->n_ids == 0) {
+        memcpy(r->ids, r->prompt, r->n_prompt * sizeof *r->ids);
+        r->n_ids = r->n_prompt;
+    }
+    r->first = true;
+    r->generation = ++d->generation;
+    r->n_computed = r->prefix ? r->prefix_tokens : 0;
+    r->n_sent = 0;
+    r->n_blocks = 0;
+    for (uint32_t i = 0; i < r->n_computed / d->info->limits.block_tokens; i++)
+        r->block[r->n_blocks++] = r->prefix->block[i];
+}
+
+static void add_to_plan(struct drive *d, struct drive_request *r, uint32_t budget)
+{
+    uint32_t left = r->n_ids - r->n_computed, n = left < budget ? left : budget;
+    n = r->chunk && r->chunk < n ? r->chunk : n;
+    assert_true(n > 0);
+    uint32_t end = r->n_computed + n, block = d->info->limits.block_tokens;
+    while (r->n_blocks * block < end) {
+        assert_true(d->n_free > 0 && r->n_blocks < DRIVE_BLOCKS_MAX);
+        r->block[r->n_blocks++] = d->free_block[--d->n_free];
+    }
+    struct plan_seq_parts p = {.head = {.slot = r->slot,
+                                   .generation = r->generation,
+                                   .attempt = r->attempt,
+                                   .first_position = r->n_computed,
+                                   .n_tokens = n,
+                                   .block_begin = {r->n_sent},
+                                   .n_blocks = {r->n_blocks - r->n_sent}},
+        .blocks = {r->block + r->n_sent},
+        .params = &r->params,
+        .prompt_length = r->n_prompt,
+        .bias = r->bias};
+    if (r->first) {
+        p.head.flags |= PLAN_SEQ_FIRST;
+        p.head.n_ids = r->n_ids;
+        p.ids = r->ids;
+    }
+    if (end == r->n_ids)
+        p.head.flags |= PLAN_SEQ_SAMPLE;
+    if (r->score && r->n_computed + 1 < r->n_prompt) {
+        p.head.flags |= PLAN_SEQ_SCORE;
+        p.head.score_begin = r->n_computed;
+        p.head.score_count = (end < r->n_prompt ? end : r->n_prompt - 1) - r->n_computed;
+        p.head.score_logprobs = DRIVE_TOPS;
+    }
+    plan_add_seq(&d->plan, &p);
+    r->first = false;
+    r->n_sent = r->n_blocks;
+    r->n_computed = end;
+}
+
+static struct drive_request *find(struct drive_request *requests[], uint32_t n, uint32_t slot)
+{
+    for (uint32_t i = 0; i < n; i++)
+        if (requests[i]->slot == slot && !requests[i]->done)
+            return requests[i];
+    fail_msg("an answer for slot %u", slot);
+    return NULL;
+}
+
+// A position that was scored before a preemption is scored again; it must say the same.
+static void keep_result(
+    struct drive_request *r, const struct answer_result *result, const struct answer_top *top)
+{
+    struct drive_result x = {.kind = result->kind,
+        .position = result->position,
+        .id = result->id,
+        .logprob = result->logprob,
+        .rank = result->rank,
+        .n_top = result->n_top};
+    assert_true(result->n_top <= DRIVE_TOPS);
+    memcpy(x.top, top, result->n_top * sizeof *top);
+    for (uint32_t i = 0; i < r->n_results; i++)
+        if (r->result[i].position == x.position) {
+            assert_memory_equal(&r->result[i], &x, sizeof x);
+            return;
+        }
+    assert_true(r->n_results < DRIVE_IDS_MAX);
+    r->result[r->n_results++] = x;
+    if (x.kind == ANSWER_SAMPLED)
+        r->ids[r->n_ids++] = x.id;
+}
+
+static void take_answer(
+    struct drive *d, const struct buf *answer, struct drive_request *requests[], uint32_t n)
+{
+    struct error err = {0};
+    if (answer_check(answer->data, answer->size, &d->info->limits, &err) != STATUS_OK)
+        fail_msg("%s", err.text);
+    const struct answer_header *h = (const void *)answer->data;
+    assert_int_equal(h->step_id, d->step);
+    struct plan_cursor c = answer_seqs(h), results;
+    const struct answer_seq *seq;
+    const struct answer_result *result;
+    const struct answer_top *top;
+    while (answer_next_seq(&c, &seq, &results)) {
+        struct drive_request *r = find(requests, n, seq->slot);
+        assert_int_equal(seq->generation, r->generation);
+        r->bad_logits |= seq->status == ANSWER_SEQ_BAD_LOGITS;
+        while (answer_next_result(&results, &result, &top))
+            keep_result(r, result, top);
+    }
+}
+
+static void execute(struct drive *d, struct drive_request *requests[], uint32_t n)
+{
+    plan_end(&d->plan);
+    assert_false(buf_failed(&d->plan));
+    const struct buf *answer;
+    struct error err = {0};
+    if (rank_execute(d->rank, d->plan.data, d->plan.size, NULL, &answer, &err) != STATUS_OK)
+        fail_msg("step %llu: %s", (unsigned long long)d->step, err.text);
+    take_answer(d, answer, requests, n);
+    d->step++;
+}
+
+void drive_run(struct drive *d, struct drive_request *requests[], uint32_t n)
+{
+    for (uint32_t i = 0; i < n; i++) {
+        if (requests[i]->params.top_p == 0)
+            requests[i]->params = (struct sampling_params){
+                .top_p = 1, .typical_p = 1, .repetition_penalty = 1, .n_logprobs = DRIVE_TOPS};
+        begin(d, requests[i]);
+    }
+    struct plan_release release[64];
+    uint32_t n_release = 0, n_left = n;
+    for (uint32_t step = 0; n_left > 0 || n_release > 0; step++) {
+        plan_begin(&d->plan, 1, d->step);
+        uint32_t budget = d->info->limits.step_tokens, rows = 0;
+        for (uint32_t i = 0; i < n; i++) {
+            if (requests[i]->done || requests[i]->start_step > step || budget == 0)
+                continue;
+            rows = requests[i]->n_computed;
+            add_to_plan(d, requests[i], budget);
+            budget -= requests[i]->n_computed - rows;
+        }
+        for (uint32_t i = 0; i < n_release; i++)
+            plan_add_release(&d->plan, release[i].slot, release[i].generation);
+        n_release = 0;
+        execute(d, requests, n);
+        for (uint32_t i = 0; i < n; i++) {
+            struct drive_request *r = requests[i];
+            uint32_t n_output = r->n_ids - r->n_prompt;
+            bool preempted = r->preempt_after && n_output == r->preempt_after;
+            if (r->done || !(preempted || n_output == r->n_output || r->bad_logits))
+                continue;
+            release[n_release++] = (struct plan_release){r->slot, r->generation};
+            if (preempted && n_output < r->n_output) {
+                r->preempt_after = 0;
+                r->slot = r->resume_slot;
+                r->attempt++;
+                begin(d, r);
+            } else {
+                r->done = true;
+                n_left--;
+            }
+        }
+    }
+}
+
+void drive_run_one(struct drive *d, struct drive_request *request)
+{
+    drive_run(d, &request, 1);
+}
+
+bool drive_same(const struct drive_request *a, const struct drive_request *b)
+{
+    if (a->n_results != b->n_results || a->n_results == 0) {
+        print_message("%u and %u results\n", a->n_results, b->n_results);
+        return false;
+    }
+    for (uint32_t i = 0; i < a->n_results; i++) {
+        const struct drive_result *x = &a->result[i], *y = &b->result[i];
+        if (memcmp(x, y, sizeof *x) == 0)
+            continue;
+        print_message("position %u: id %u %.9g, position %u: id %u %.9g\n", x->position, x->id,
+            (double)x->logprob, y->position, y->id, (double)y->logprob);
+        return false;
+    }
+    return true;
+}

@@ -1,0 +1,192 @@
+// SPDX-License-Identifier: Apache-2.0
+// The whole forward pass against Hugging Face's numbers: every log-probability that comes back,
+// of scored prompt tokens and of sampled ones, and the greedy ids, at every degree.
+// `golden_test --all` also runs the slower models and degrees.
+#include "tests/test_support.h"
+
+#include "model/arch.h"
+#include "model/shard.h"
+#include "tests/worker/drive.h"
+#include "tests/worker/golden.h"
+
+#include <dirent.h>
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+struct worst {
+    double error;
+    uint32_t n;
+};
+
+static void compare(struct worst *w, double got, double expected)
+{
+    double e = fabs(got - expected);
+    w->n++;
+    if (!(e <= w->error))
+        w->error = e;
+}
+
+// A scored or first sampled row against the whole row of logits.
+static void compare_row(struct worst *w, const struct golden *g, const struct golden_prompt *p,
+    const struct drive_result *r)
+{
+    uint32_t row = r->position - 1, skipped = p->n_ids - p->n_rows;
+    if (!p->logprobs || row >= p->n_ids || row < skipped)
+        return;
+    const double *expected = p->logprobs + (size_t)(row - skipped) * g->vocab_size;
+    compare(w, (double)r->logprob, expected[r->id]);
+    uint32_t rank = 1;
+    for (uint32_t i = 0; i < g->vocab_size; i++)
+        rank += expected[i] > expected[r->id] + 1e-3;
+    assert_true(r->rank >= rank);
+    for (uint32_t i = 0; i < r->n_top; i++)
+        compare(w, (double)r->top[i].logprob, expected[r->top[i].id]);
+}
+
+static void compare_step(
+    struct worst *w, const struct golden_prompt *p, const struct drive_result *r)
+{
+    if (r->kind == ANSWER_SCORED && p->nll)
+        compare(w, (double)r->logprob, -p->nll[r->position - 1]);
+    if (r->kind != ANSWER_SAMPLED)
+        return;
+    uint32_t step = r->position - p->n_ids;
+    if (p->greedy_logprob)
+        compare(w, (double)r->logprob, p->greedy_logprob[step]);
+    // Log-probabilities are given to 5 digits; tops that nearly tie may come in another order.
+    for (uint32_t k = 0; p->top && k < GOLDEN_TOPS; k++)
+        for (uint32_t i = 0; i < r->n_top; i++)
+            if (r->top[i].id == p->top[step][k].id)
+                compare(w, (double)r->top[i].logprob, (double)p->top[step][k].logprob);
+}
+
+static void check_prompt(struct worst *w, const struct golden *g, const struct golden_prompt *p,
+    const struct drive_request *r)
+{
+    assert_int_equal(r->n_results, p->n_ids - 1 + p->n_greedy);
+    for (uint32_t i = 0; i < r->n_results; i++) {
+        compare_row(w, g, p, &r->result[i]);
+        compare_step(w, p, &r->result[i]);
+    }
+    for (uint32_t i = 0; i < p->n_greedy; i++)
+        if (r->ids[p->n_ids + i] != p->greedy[i])
+            fail_msg("%s: greedy id %u is %u, expected %u", g->dir, i, r->ids[p->n_ids + i],
+                p->greedy[i]);
+}
+
+static void check_model(const char *dir, const uint32_t *degrees, uint32_t n_degrees)
+{
+    struct golden *g = golden_open(dir);
+    struct model_config m;
+    arch_read(dir, &m, NULL, NULL);
+    for (uint32_t i = 0; i < n_degrees; i++) {
+        if (shard_check(&m, degrees[i], NULL) != STATUS_OK)
+            continue;
+        struct rank_options o = {.model_dir = dir,
+            .threads = 1,
+            .no_spin = true,
+            .max_model_len = g->max_model_len,
+            .max_num_seqs = GOLDEN_PROMPTS_MAX,
+            .kv_cache_bytes = 64 << 20};
+        struct drive d;
+        drive_open(&d, &o, degrees[i]);
+        struct drive_request *r[GOLDEN_PROMPTS_MAX];
+        struct worst w = {0};
+        for (uint32_t k = 0; k < g->n_prompts; k++) {
+            r[k] = calloc(1, sizeof *r[k]);
+            r[k]->prompt = g->prompt[k].ids;
+            r[k]->n_prompt = g->prompt[k].n_ids;
+            r[k]->n_output = g->prompt[k].n_greedy;
+            r[k]->slot = k;
+            r[k]->score = true;
+        }
+        drive_run(&d, r, g->n_prompts);
+        for (uint32_t k = 0; k < g->n_prompts; k++) {
+            check_prompt(&w, g, &g->prompt[k], r[k]);
+            free(r[k]);
+        }
+        drive_close(&d);
+        print_message("%-28s degree %u: %6u log-probabilities, worst %.1e\n", strrchr(dir, '/') + 1,
+            degrees[i], w.n, w.error);
+        assert_true(w.n > 100);
+        assert_true(w.error <= (g->half ? 2e-2 : 1e-3));
+    }
+    golden_close(g);
+}
+
+static int by_name(const struct dirent **a, const struct dirent **b)
+{
+    return strcmp((*a)->d_name, (*b)->d_name);
+}
+
+static int not_hidden(const struct dirent *e)
+{
+    return e->d_name[0] != '.';
+}
+
+// Every model of a folder whose architecture is known. Returns how many there were.
+static uint32_t check_folder(const char *path, const uint32_t *degrees, uint32_t n_degrees)
+{
+    char folder[256]; // the path lies in a ring of buffers that is used again
+    snprintf(folder, sizeof folder, "%s", path);
+    struct dirent **list;
+    int n = scandir(folder, &list, not_hidden, by_name);
+    assert_true(n > 0);
+    uint32_t done = 0;
+    for (int i = 0; i < n; i++) {
+        char dir[512];
+        snprintf(dir, sizeof dir, "%s/%s", folder, list[i]->d_name);
+        struct model_config m;
+        struct error err = {0};
+        if (arch_read(dir, &m, NULL, &err) == STATUS_OK) {
+            check_model(dir, degrees, n_degrees);
+            done++;
+        } else {
+            print_message("%-28s left out: %s\n", list[i]->d_name, err.text);
+        }
+        free(list[i]);
+    }
+    free(list);
+    return done;
+}
+
+static const uint32_t degrees[] = {1, 2, 4, 8};
+
+static void test_own_models(void **state)
+{
+    (void)state;
+    assert_true(
+        check_folder(test_path(test_source_dir(), "tests/golden/models"), degrees, 4) >= 15);
+}
+
+static void test_shared_zoo(void **state)
+{
+    (void)state;
+    if (!test_shared_dir()) {
+        print_message("skipped: no ../shared\n");
+        return;
+    }
+    assert_true(check_folder(test_path(test_shared_dir(), "oracle/zoo"), degrees, 4) >= 9);
+}
+
+static void test_shared_models(void **state)
+{
+    (void)state;
+    if (!test_shared_dir()) {
+        print_message("skipped: no ../shared\n");
+        return;
+    }
+    assert_true(check_folder(test_path(test_shared_dir(), "oracle/models"), degrees, 4) == 3);
+}
+
+int main(int argc, char **argv)
+{
+    const struct CMUnitTest quick[] = {cmocka_unit_test(test_own_models)};
+    const struct CMUnitTest all[] = {
+        cmocka_unit_test(test_shared_zoo), cmocka_unit_test(test_shared_models)};
+    if (argc > 1 && strcmp(argv[1], "--shared") == 0)
+        return cmocka_run_group_tests(all, NULL, NULL);
+    return cmocka_run_group_tests(quick, NULL, NULL);
+}

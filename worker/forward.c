@@ -1,0 +1,493 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "worker/forward.h"
+
+#include "base/check.h"
+#include "base/clock.h"
+
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+_Static_assert((int)ACT_SILU == (int)ACTIVATION_SILU, "one numbering");
+_Static_assert((int)ACT_GELU_ERF == (int)ACTIVATION_GELU_ERF, "one numbering");
+_Static_assert((int)ACT_GELU_TANH == (int)ACTIVATION_GELU_TANH, "one numbering");
+_Static_assert((int)ACT_RELU == (int)ACTIVATION_RELU, "one numbering");
+_Static_assert((int)ACT_RELU2 == (int)ACTIVATION_RELU2, "one numbering");
+
+enum { BUFFERS_MAX = 16 };
+
+struct forward {
+    struct forward_args a;
+    uint32_t n_heads, n_kv_heads, ffn; // of this rank
+    struct shard_range vocab;
+    // Activations, [rows_max, ...]. `residual` is the stream that blocks add to; `x` is a block's
+    // output before it is added. Both are summed over ranks and lie in the symmetric heap.
+    float *residual, *x; // [hidden_dim]
+    float *normed;       // [hidden_dim]
+    float *qkv;          // [(n_heads + 2 n_kv_heads) head_dim]
+    float *attended;     // [n_heads head_dim]
+    float *mlp_in;       // [ffn, or 2 ffn where gated]; NULL where the table fuses linear and act
+    float *mlp;          // [ffn]
+    float *inv_freq[MODEL_ROPES_MAX];
+    float *alibi; // [n_heads] or NULL
+    struct {
+        void *p;
+        uint64_t bytes;
+    } buffer[BUFFERS_MAX]; // what mem_take gave
+    uint32_t n_buffers;
+
+    // Of the step at hand.
+    const struct batch *batch;
+    uint32_t n_rows;           // of the activations: all rows, in the end the wanted ones only
+    const uint32_t *row_ids;   // rows of `attended` and `normed` to take, NULL: all
+    bool wanted_only;          // the activations hold the wanted rows only
+    bool pending;              // x is yet to be added to the residual stream,
+    const float *pending_bias; // with this bias (may be NULL)
+    uint64_t collective_us;
+};
+
+// ---- life cycle --------------------------------------------------------------------------------
+
+enum status forward_supports(const struct model_config *m, const struct shard *s, struct error *err)
+{
+    if (m->n_experts)
+        return status_fail(err, STATUS_UNSUPPORTED, "a mixture of experts is not supported yet");
+    if (m->qk_norm == QK_NORM_FULL)
+        return status_fail(err, STATUS_UNSUPPORTED,
+            "a norm over all heads of q and k together is not supported yet");
+    if (s->layer_begin != 0 || s->layer_end != m->n_layers)
+        return status_fail(err, STATUS_UNSUPPORTED, "pipeline stages are not supported yet");
+    return STATUS_OK;
+}
+
+uint64_t forward_heap_bytes(const struct model_config *m, uint32_t rows_max)
+{
+    uint64_t each = (uint64_t)rows_max * m->hidden_dim * sizeof(float);
+    return 2 * ((each + 127) & ~(uint64_t)127);
+}
+
+// Device memory for `n` numbers, given back by forward_close; NULL when there is none.
+static float *buffer_take(struct forward *f, uint64_t n)
+{
+    check(f->n_buffers < BUFFERS_MAX);
+    void *p = f->a.kernels->mem_take(f->a.device, n * sizeof(float));
+    f->buffer[f->n_buffers].p = p;
+    f->buffer[f->n_buffers++].bytes = n * sizeof(float);
+    return p;
+}
+
+static float *shared_take(struct forward *f, uint64_t n)
+{
+    if (!f->a.group)
+        return buffer_take(f, n);
+    return coll_heap_take(f->a.group, n * sizeof(float));
+}
+
+// Slopes of head `head` of `n` (Press, Smith, Lewis: "Train Short, Test Long", 2022): a geometric
+// sequence for a power of two; between powers, every second slope of the next one fills up.
+static float alibi_slope(uint32_t head, uint32_t n)
+{
+    uint32_t power = 1;
+    while (power * 2 <= n)
+        power *= 2;
+    if (head < power)
+        return (float)exp2(-8.0 * (head + 1) / power);
+    return (float)exp2(-4.0 * (2 * (head - power) + 1) / power);
+}
+
+static bool take_tables(struct forward *f)
+{
+    const struct model_config *m = f->a.model;
+    const struct kernels *k = f->a.kernels;
+    for (uint32_t i = 0; i < m->n_ropes && m->position_kind == POSITION_ROPE; i++) {
+        uint32_t n = m->rope[i].rotary_dim / 2;
+        f->inv_freq[i] = buffer_take(f, n);
+        if (!f->inv_freq[i])
+            return false;
+        k->copy_in(f->a.device, f->inv_freq[i], m->rope[i].inv_freq, n * sizeof(float));
+    }
+    if (m->position_kind != POSITION_ALIBI)
+        return true;
+    float slopes[MODEL_HEADS_MAX];
+    struct shard_range heads = shard_heads(m, f->a.shard);
+    for (uint32_t i = 0; i < heads.count; i++)
+        slopes[i] = alibi_slope(heads.begin + i, m->n_heads);
+    f->alibi = buffer_take(f, heads.count);
+    if (f->alibi)
+        k->copy_in(f->a.device, f->alibi, slopes, heads.count * sizeof(float));
+    return f->alibi != NULL;
+}
+
+static bool take_all(struct forward *f)
+{
+    const struct model_config *m = f->a.model;
+    uint64_t rows = f->a.rows_max;
+    f->residual = shared_take(f, rows * m->hidden_dim);
+    f->x = shared_take(f, rows * m->hidden_dim);
+    f->normed = buffer_take(f, rows * m->hidden_dim);
+    f->qkv = buffer_take(f, rows * (f->n_heads + 2 * f->n_kv_heads) * m->head_dim);
+    f->attended = buffer_take(f, rows * f->n_heads * m->head_dim);
+    f->mlp = buffer_take(f, rows * f->ffn);
+    if (!f->a.kernels->linear_act)
+        f->mlp_in = buffer_take(f, rows * f->ffn * (m->gated ? 2 : 1));
+    return f->residual && f->x && f->normed && f->qkv && f->attended && f->mlp &&
+           (f->mlp_in || f->a.kernels->linear_act) && take_tables(f);
+}
+
+enum status forward_open(const struct forward_args *args, struct forward **out, struct error *err)
+{
+    TRY(forward_supports(args->model, args->shard, err));
+    struct forward *f = calloc(1, sizeof *f);
+    if (f) {
+        f->a = *args;
+        f->n_heads = shard_heads(args->model, args->shard).count;
+        f->n_kv_heads = shard_kv_heads(args->model, args->shard).count;
+        f->ffn = shard_ffn(args->model, args->shard).count;
+        f->vocab = shard_vocab(args->model, args->shard);
+    }
+    if (!f || !take_all(f)) {
+        forward_close(f);
+        return status_fail(err, STATUS_NO_MEMORY,
+            "no memory for the activations of %u rows; give a smaller --max-num-batched-tokens",
+            args->rows_max);
+    }
+    *out = f;
+    return STATUS_OK;
+}
+
+void forward_close(struct forward *f)
+{
+    if (!f)
+        return;
+    for (uint32_t i = 0; i < f->n_buffers; i++)
+        f->a.kernels->mem_give(f->a.device, f->buffer[i].p, f->buffer[i].bytes);
+    free(f);
+}
+
+// ---- pieces of a layer -------------------------------------------------------------------------
+
+// Sums [n_rows, hidden_dim] numbers of the heap over the ranks.
+static enum status sum_over_ranks(struct forward *f, float *buffer, struct error *err)
+{
+    if (!f->a.group)
+        return STATUS_OK;
+    struct coll_all_reduce_args args = {.buffer = buffer,
+        .count = (size_t)f->n_rows * f->a.model->hidden_dim,
+        .dtype = DTYPE_F32,
+        .op = COLL_SUM,
+        .symmetric = true};
+    uint64_t begin = clock_now_us();
+    enum status s = coll_all_reduce(f->a.group, &args);
+    f->collective_us += clock_now_us() - begin;
+    if (s != STATUS_OK)
+        return status_fail(err, s, "rank %u of %u: the sum over ranks failed: %s",
+            coll_rank(f->a.group), coll_size(f->a.group), status_text(s));
+    return STATUS_OK;
+}
+
+static struct norm_args norm_shape(const struct forward *f)
+{
+    const struct model_config *m = f->a.model;
+    return (struct norm_args){.n_rows = f->n_rows,
+        .dim = m->hidden_dim,
+        .layer = m->norm_kind == NORM_LAYER,
+        .eps = m->norm_eps,
+        .weight_offset = m->norm_weight_offset};
+}
+
+// Adds what is pending to the residual stream and, unless `out` is NULL, writes its norm there.
+static void add_and_norm(
+    struct forward *f, const struct weight *weight, const struct weight *bias, float *out)
+{
+    struct norm_args args = norm_shape(f);
+    args.residual = f->residual;
+    args.weight = weight;
+    args.bias = bias;
+    args.out = out;
+    if (f->pending) {
+        args.x = f->x;
+        args.x_scale = f->a.model->residual_scale;
+        args.x_bias = f->pending_bias;
+    }
+    f->pending = false;
+    if (args.x || out)
+        f->a.kernels->norm(f->a.device, &args);
+}
+
+// out = norm(in) and nothing else; they may be the same.
+static void norm_into(struct forward *f, const struct weight *weight, const struct weight *bias,
+    float *in, float *out)
+{
+    struct norm_args args = norm_shape(f);
+    args.residual = in;
+    args.weight = weight;
+    args.bias = bias;
+    args.out = out;
+    f->a.kernels->norm(f->a.device, &args);
+}
+
+// What a block reads: the norm of the residual stream, or the stream itself where norms stand
+// behind the blocks only.
+static const float *block_input(
+    struct forward *f, const struct weight *weight, const struct weight *bias)
+{
+    bool plain = f->a.model->norm_placement == NORM_POST;
+    add_and_norm(f, weight, bias, plain ? NULL : f->normed);
+    return plain ? f->residual : f->normed;
+}
+
+// A projection whose input columns are spread over the ranks, into x, and the sum over them. Its
+// bias, which is whole on every rank, is added with x to the residual stream; but where a norm
+// stands between, rank 0 alone adds it before the sum.
+struct block_output {
+    const struct weight *weight, *bias, *norm, *norm_bias;
+    const float *bias_f32;
+    const float *in;
+    uint32_t in_dim;
+    const uint32_t *row_ids;
+};
+
+static enum status block_output(struct forward *f, const struct block_output *o, struct error *err)
+{
+    const struct model_config *m = f->a.model;
+    bool normed = m->norm_placement != NORM_PRE;
+    struct linear_args args = {.n_rows = f->n_rows,
+        .x = o->in,
+        .x_stride = o->in_dim,
+        .w = o->weight,
+        .bias = normed && f->a.shard->tp_rank == 0 ? o->bias : NULL,
+        .out = f->x,
+        .out_stride = m->hidden_dim,
+        .row_ids = o->row_ids};
+    f->a.kernels->linear(f->a.device, &args);
+    TRY(sum_over_ranks(f, f->x, err));
+    if (normed)
+        norm_into(f, o->norm, o->norm_bias, f->x, f->x);
+    f->pending = true;
+    f->pending_bias = normed ? NULL : o->bias_f32;
+    return STATUS_OK;
+}
+
+// Behind the last layer's attention only the wanted rows are needed. Where activations are in host
+// memory, the others are dropped there: rows are ascending, so each moves towards the front.
+static void keep_wanted_rows(struct forward *f)
+{
+    const struct batch *b = f->batch;
+    if (f->a.kernels->device_memory || b->n_logit_rows == b->n_rows)
+        return;
+    size_t dim = f->a.model->hidden_dim;
+    for (uint32_t i = 0; i < b->n_logit_rows; i++)
+        if (b->logit_rows[i] != i)
+            memcpy(f->residual + i * dim, f->residual + b->logit_rows[i] * dim, dim * 4);
+    f->n_rows = b->n_logit_rows;
+    f->row_ids = b->logit_rows;
+    f->wanted_only = true;
+}
+
+// ---- layers ------------------------------------------------------------------------------------
+
+static void project_qkv(struct forward *f, uint32_t layer, const float *in)
+{
+    const struct model_config *m = f->a.model;
+    const struct layer_weights *w = &f->a.weights->layer[layer];
+    const struct layer_config *c = &m->layer[layer];
+    struct linear_args linear = {.n_rows = f->n_rows,
+        .x = in,
+        .x_stride = m->hidden_dim,
+        .w = w->qkv,
+        .bias = w->qkv_bias,
+        .out = f->qkv,
+        .out_stride = (f->n_heads + 2 * f->n_kv_heads) * m->head_dim};
+    f->a.kernels->linear(f->a.device, &linear);
+    const struct rope_config *rope = &m->rope[c->rope];
+    struct rope_kv_args rotate = {.batch = f->batch,
+        .qkv = f->qkv,
+        .n_heads = f->n_heads,
+        .kv = f->a.kv->layer[layer],
+        .inv_freq = c->no_rope ? NULL : f->inv_freq[c->rope],
+        .attention_factor = rope->attention_factor,
+        .rotary_dim = rope->rotary_dim,
+        .interleaved = rope->pairing == ROPE_INTERLEAVED,
+        .q_norm = w->q_norm,
+        .k_norm = w->k_norm,
+        .norm_eps = m->norm_eps,
+        .norm_weight_offset = m->norm_weight_offset};
+    f->a.kernels->rope_kv(f->a.device, &rotate);
+}
+
+static void attend(struct forward *f, uint32_t layer)
+{
+    const struct model_config *m = f->a.model;
+    struct attention_args args = {.batch = f->batch,
+        .qkv = f->qkv,
+        .n_heads = f->n_heads,
+        .kv = f->a.kv->layer[layer],
+        .scale = m->attention_scale,
+        .softcap = m->attention_softcap,
+        .window = m->layer[layer].window,
+        .alibi_slopes = f->alibi,
+        .out = f->attended};
+    f->a.kernels->attention(f->a.device, &args);
+}
+
+static enum status attention_block(struct forward *f, uint32_t layer, struct error *err)
+{
+    const struct layer_weights *w = &f->a.weights->layer[layer];
+    project_qkv(f, layer, block_input(f, w->attn_norm, w->attn_norm_bias));
+    if (layer + 1 == f->a.weights->n_layers) {
+        if (f->batch->n_logit_rows == 0)
+            return STATUS_OK; // the pages are written, nothing else is asked
+        keep_wanted_rows(f);
+    }
+    attend(f, layer);
+    struct block_output o = {.weight = w->o,
+        .bias = w->o_bias,
+        .bias_f32 = w->o_bias_f32,
+        .norm = w->attn_out_norm,
+        .norm_bias = w->attn_out_norm_bias,
+        .in = f->attended,
+        .in_dim = f->n_heads * f->a.model->head_dim,
+        .row_ids = f->row_ids};
+    return block_output(f, &o, err);
+}
+
+static void mlp_hidden(
+    struct forward *f, const struct layer_weights *w, const float *in, const uint32_t *row_ids)
+{
+    const struct model_config *m = f->a.model;
+    struct linear_args linear = {.n_rows = f->n_rows,
+        .x = in,
+        .x_stride = m->hidden_dim,
+        .w = w->mlp_in,
+        .bias = w->mlp_in_bias,
+        .out = f->mlp_in,
+        .out_stride = f->ffn * (m->gated ? 2 : 1),
+        .row_ids = row_ids};
+    struct act_args act = {.n_rows = f->n_rows,
+        .dim = f->ffn,
+        .gated = m->gated,
+        .kind = (enum act_kind)m->activation,
+        .x = f->mlp_in,
+        .out = f->mlp};
+    if (f->a.kernels->linear_act) {
+        f->a.kernels->linear_act(f->a.device, &linear, &act);
+    } else {
+        f->a.kernels->linear(f->a.device, &linear);
+        f->a.kernels->act(f->a.device, &act);
+    }
+}
+
+static enum status mlp_block(struct forward *f, uint32_t layer, struct error *err)
+{
+    const struct model_config *m = f->a.model;
+    const struct layer_weights *w = &f->a.weights->layer[layer];
+    const float *in = f->normed;
+    const uint32_t *row_ids = NULL;
+    if (!m->parallel_residual) {
+        in = block_input(f, w->mlp_norm, w->mlp_norm_bias);
+    } else if (m->shared_parallel_norm) {
+        row_ids = f->row_ids; // normed still has all rows
+        add_and_norm(f, NULL, NULL, NULL);
+    } else {
+        norm_into(f, w->mlp_norm, w->mlp_norm_bias, f->residual, f->normed);
+        add_and_norm(f, NULL, NULL, NULL);
+    }
+    mlp_hidden(f, w, in, row_ids);
+    struct block_output o = {.weight = w->mlp_out,
+        .bias = w->mlp_out_bias,
+        .bias_f32 = w->mlp_out_bias_f32,
+        .norm = w->mlp_out_norm,
+        .norm_bias = w->mlp_out_norm_bias,
+        .in = f->mlp,
+        .in_dim = f->ffn};
+    return block_output(f, &o, err);
+}
+
+static enum status embed(struct forward *f, struct error *err)
+{
+    const struct model_config *m = f->a.model;
+    const struct weights *w = f->a.weights;
+    // What every rank would add must be added by one of them.
+    const struct weight *positions = f->a.shard->tp_rank == 0 ? w->positions : NULL;
+    struct embed_args args = {.batch = f->batch,
+        .table = w->embed,
+        .vocab_begin = f->vocab.begin,
+        .scale = m->embedding_scale,
+        .positions = positions,
+        .position_offset = m->learned_position_offset,
+        .out = f->residual};
+    f->a.kernels->embed(f->a.device, &args);
+    TRY(sum_over_ranks(f, f->residual, err));
+    if (w->embed_norm)
+        norm_into(f, w->embed_norm, w->embed_norm_bias, f->residual, f->residual);
+    return STATUS_OK;
+}
+
+enum status forward_rows(struct forward *f, const struct batch *batch,
+    const struct forward_pulse *pulse, struct error *err)
+{
+    check(batch->n_rows >= 1 && batch->n_rows <= f->a.rows_max);
+    f->batch = batch;
+    f->n_rows = batch->n_rows;
+    f->row_ids = NULL;
+    f->wanted_only = false;
+    f->pending = false;
+    TRY(embed(f, err));
+    for (uint32_t i = 0; i < f->a.weights->n_layers; i++) {
+        TRY(attention_block(f, i, err));
+        if (i + 1 < f->a.weights->n_layers || batch->n_logit_rows)
+            TRY(mlp_block(f, i, err));
+        if (pulse && pulse->step)
+            pulse->step(pulse->user);
+    }
+    if (batch->n_logit_rows)
+        add_and_norm(f, f->a.weights->final_norm, f->a.weights->final_norm_bias, f->normed);
+    return f->a.kernels->device_sync(f->a.device, err);
+}
+
+void forward_logits(struct forward *f, const uint32_t *wanted, uint32_t n, float *out)
+{
+    const struct model_config *m = f->a.model;
+    check(n <= FORWARD_LOGIT_ROWS);
+    uint32_t rows[FORWARD_LOGIT_ROWS];
+    for (uint32_t i = 0; i < n; i++) {
+        check(wanted[i] < f->batch->n_logit_rows);
+        rows[i] = f->wanted_only ? wanted[i] : f->batch->logit_rows[wanted[i]];
+    }
+    struct linear_args args = {.n_rows = n,
+        .x = f->normed,
+        .x_stride = m->hidden_dim,
+        .w = f->a.weights->head,
+        .bias = f->a.weights->head_bias,
+        .out = out,
+        .out_stride = f->vocab.count,
+        .row_ids = rows};
+    f->a.kernels->linear(f->a.device, &args);
+    if (m->logit_scale == 1 && m->logit_softcap == 0)
+        return;
+    struct logit_scale_args scale = {.n_rows = n,
+        .n = f->vocab.count,
+        .scale = m->logit_scale,
+        .softcap = m->logit_softcap,
+        .logits = out};
+    f->a.kernels->logit_scale(f->a.device, &scale);
+}
+
+void forward_copy_blocks(
+    struct forward *f, uint32_t group, const uint32_t *src, const uint32_t *dst, uint32_t n)
+{
+    struct block_copy_args args = {.layers = f->a.kv->layer,
+        .n_layers = f->a.kv->n_layers,
+        .n_pairs = n,
+        .group = group,
+        .src = src,
+        .dst = dst};
+    f->a.kernels->block_copy(f->a.device, &args);
+}
+
+uint64_t forward_take_collective_us(struct forward *f)
+{
+    uint64_t us = f->collective_us;
+    f->collective_us = 0;
+    return us;
+}

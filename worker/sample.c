@@ -1,0 +1,270 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "worker/sample.h"
+
+#include "base/check.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+enum { TILE = FORWARD_LOGIT_ROWS }; // rows at a time, so that memory does not grow with the step
+
+struct sampler {
+    struct sampler_args a;
+    uint32_t rank, size;
+    uint32_t part_max;               // vocabulary rows of the largest part
+    float *logits;                   // [TILE, vocabulary part], device memory
+    float *rows;                     // [TILE, vocab_size], device memory; group of one: NULL
+    uint8_t *receive;                // [size][TILE, vocabulary part of the source], in the heap
+    struct sample_outcome *gathered; // [size][TILE], in the heap; group of one: owned
+    uint64_t logits_bytes, rows_bytes;
+    struct sample_row row[TILE];
+    struct sample_result *result; // [TILE]
+};
+
+// The rows of one tile, in the order of their owners.
+struct tile {
+    const struct sample_want *want; // [n]
+    uint32_t first, n;              // among all wanted rows
+    uint32_t order[TILE];           // index into want of the i-th row in this order
+    uint32_t begin[COLL_RANKS_MAX + 1];
+};
+
+static uint64_t slot_bytes(uint32_t part_max)
+{
+    return ((uint64_t)TILE * part_max * sizeof(float) + 127) & ~(uint64_t)127;
+}
+
+static uint64_t gathered_bytes(uint32_t size)
+{
+    return (uint64_t)size * TILE * sizeof(struct sample_outcome);
+}
+
+// ---- life cycle --------------------------------------------------------------------------------
+
+uint64_t sampler_heap_bytes(const struct model_config *m, const struct shard *s)
+{
+    struct shard_range largest = shard_split(m->vocab_size, 1, s->tp_size, 0);
+    return s->tp_size * slot_bytes(largest.count) + gathered_bytes(s->tp_size) + 256;
+}
+
+static bool take_all(struct sampler *s)
+{
+    const struct sampler_args *a = &s->a;
+    s->result = calloc(TILE, sizeof *s->result);
+    s->logits = a->kernels->mem_take(a->device, s->logits_bytes);
+    if (!a->group) {
+        s->gathered = calloc(1, gathered_bytes(1));
+        return s->result && s->logits && s->gathered;
+    }
+    s->rows = a->kernels->mem_take(a->device, s->rows_bytes);
+    s->receive = coll_heap_take(a->group, s->size * slot_bytes(s->part_max));
+    s->gathered = coll_heap_take(a->group, gathered_bytes(s->size));
+    return s->result && s->logits && s->rows && s->receive && s->gathered;
+}
+
+enum status sampler_open(const struct sampler_args *args, struct sampler **out, struct error *err)
+{
+    struct sampler *s = calloc(1, sizeof *s);
+    if (!s)
+        return status_fail(err, STATUS_NO_MEMORY, "no memory for the sampler");
+    s->a = *args;
+    s->rank = args->shard->tp_rank;
+    s->size = args->shard->tp_size;
+    s->part_max = shard_split(args->model->vocab_size, 1, s->size, 0).count;
+    s->logits_bytes = (uint64_t)TILE * s->part_max * sizeof(float);
+    s->rows_bytes = (uint64_t)TILE * args->model->vocab_size * sizeof(float);
+    enum status status = STATUS_OK;
+    if (!take_all(s))
+        status = status_fail(err, STATUS_NO_MEMORY, "no memory for %d rows of logits", TILE);
+    if (status == STATUS_OK)
+        status = args->kernels->sampler_open(args->device, (args->n_slots + s->size - 1) / s->size,
+            args->model->vocab_size, args->context_tokens + 1, err);
+    if (status != STATUS_OK) {
+        sampler_close(s);
+        return status;
+    }
+    *out = s;
+    return STATUS_OK;
+}
+
+void sampler_close(struct sampler *s)
+{
+    if (!s)
+        return;
+    s->a.kernels->mem_give(s->a.device, s->logits, s->logits_bytes);
+    if (s->rows)
+        s->a.kernels->mem_give(s->a.device, s->rows, s->rows_bytes);
+    if (!s->a.group)
+        free(s->gathered);
+    free(s->result);
+    free(s);
+}
+
+// A rank keeps samplers for its own slots only, numbered without gaps.
+void sampler_begin(struct sampler *s, const struct sampler_begin_args *args)
+{
+    if (args->slot % s->size != s->rank)
+        return;
+    struct sampler_begin_args mine = *args;
+    mine.slot = args->slot / s->size;
+    s->a.kernels->sampler_begin(s->a.device, &mine);
+}
+
+// ---- one tile ----------------------------------------------------------------------------------
+
+static uint32_t owner_of(const struct sampler *s, const struct sample_want *w, uint32_t index)
+{
+    return (w->scored ? index : w->slot) % s->size;
+}
+
+// Sorts the tile's rows by owner, keeping their order otherwise.
+static void tile_sort(const struct sampler *s, struct tile *t)
+{
+    uint32_t n = 0;
+    for (uint32_t q = 0; q < s->size; q++) {
+        t->begin[q] = n;
+        for (uint32_t i = 0; i < t->n; i++)
+            if (owner_of(s, &t->want[i], i) == q)
+                t->order[n++] = i;
+    }
+    t->begin[s->size] = n;
+    check(n == t->n);
+}
+
+static uint32_t tile_rows(const struct tile *t, uint32_t rank)
+{
+    return t->begin[rank + 1] - t->begin[rank];
+}
+
+// Sends each owner this rank's columns of its rows, which lie together in `logits`, and gets the
+// other ranks' columns of the own rows.
+static enum status exchange(struct sampler *s, const struct tile *t, struct error *err)
+{
+    const void *send[COLL_RANKS_MAX] = {0};
+    size_t send_bytes[COLL_RANKS_MAX] = {0}, receive_bytes[COLL_RANKS_MAX] = {0};
+    struct coll_exchange_args args = {.counts = COLL_COUNTS_BOUNDED,
+        .send = send,
+        .send_bytes = send_bytes,
+        .receive = s->receive,
+        .slot_bytes = slot_bytes(s->part_max),
+        .receive_bytes = receive_bytes};
+    uint32_t mine = tile_rows(t, s->rank);
+    uint32_t part = shard_vocab(s->a.model, s->a.shard).count;
+    for (uint32_t q = 0; q < s->size; q++) {
+        if (q == s->rank || (mine == 0 && tile_rows(t, q) == 0))
+            continue;
+        args.peers |= (uint64_t)1 << q;
+        send[q] = s->logits + (size_t)t->begin[q] * part;
+        send_bytes[q] = (size_t)tile_rows(t, q) * part * sizeof(float);
+    }
+    enum status status = args.peers ? coll_exchange(s->a.group, &args) : STATUS_OK;
+    for (uint32_t q = 0; status == STATUS_OK && q < s->size; q++) {
+        size_t cols = shard_split(s->a.model->vocab_size, 1, s->size, q).count;
+        if (args.peers >> q & 1 && receive_bytes[q] != mine * cols * sizeof(float))
+            status = STATUS_MISMATCH;
+    }
+    if (status != STATUS_OK)
+        return status_fail(err, status, "rank %u of %u: the exchange of logits failed: %s", s->rank,
+            s->size, status_text(status));
+    return STATUS_OK;
+}
+
+// Puts the parts of the own rows side by side. Logits are in host memory here: a device back end
+// brings a copy of its own.
+static void join_parts(struct sampler *s, const struct tile *t)
+{
+    check(!s->a.kernels->device_memory);
+    size_t vocab = s->a.model->vocab_size;
+    for (uint32_t q = 0; q < s->size; q++) {
+        struct shard_range part = shard_split(s->a.model->vocab_size, 1, s->size, q);
+        const float *from = (const void *)(s->receive + q * slot_bytes(s->part_max));
+        if (q == s->rank)
+            from = s->logits + (size_t)t->begin[q] * part.count;
+        for (uint32_t i = 0; i < tile_rows(t, s->rank); i++)
+            memcpy(s->rows + i * vocab + part.begin, from + (size_t)i * part.count,
+                part.count * sizeof(float));
+    }
+}
+
+static void outcome_of(const struct sample_result *r, struct sample_outcome *out)
+{
+    check(r->n_top <= LIMIT_LOGPROBS);
+    *out = (struct sample_outcome){.id = r->id,
+        .logprob = r->logprob,
+        .rank = r->rank,
+        .n_top = (uint16_t)r->n_top,
+        .failed = r->failed};
+    memcpy(out->top, r->top, r->n_top * sizeof r->top[0]);
+}
+
+// Samples this rank's rows of the tile into its part of `gathered`, `stride` outcomes per rank.
+static enum status sample_mine(
+    struct sampler *s, const struct tile *t, uint32_t stride, struct error *err)
+{
+    uint32_t n = tile_rows(t, s->rank);
+    for (uint32_t i = 0; i < n; i++) {
+        const struct sample_want *w = &t->want[t->order[t->begin[s->rank] + i]];
+        s->row[i] = (struct sample_row){.slot = w->scored ? 0 : w->slot / s->size,
+            .position = w->position,
+            .scored = w->scored,
+            .target = w->target,
+            .n_logprobs = w->n_logprobs};
+    }
+    struct sample_args args = {.n_rows = n,
+        .vocab_size = s->a.model->vocab_size,
+        .logits = s->rows ? s->rows : s->logits,
+        .row = s->row,
+        .result = s->result};
+    if (n > 0)
+        s->a.kernels->sample(s->a.device, &args);
+    TRY(s->a.kernels->device_sync(s->a.device, err));
+    for (uint32_t i = 0; i < n; i++)
+        outcome_of(&s->result[i], &s->gathered[s->rank * stride + i]);
+    return STATUS_OK;
+}
+
+static enum status tell_all(struct sampler *s, uint32_t stride, struct error *err)
+{
+    size_t bytes = stride * sizeof *s->gathered;
+    enum status status = coll_all_gather(
+        s->a.group, s->gathered + (size_t)s->rank * stride, s->gathered, bytes, NULL);
+    if (status != STATUS_OK)
+        return status_fail(err, status, "rank %u of %u: the exchange of tokens failed: %s", s->rank,
+            s->size, status_text(status));
+    return STATUS_OK;
+}
+
+static enum status run_tile(struct sampler *s, struct forward *f, struct tile *t,
+    struct sample_outcome *out, struct error *err)
+{
+    tile_sort(s, t);
+    uint32_t wanted[TILE], stride = 0;
+    for (uint32_t i = 0; i < t->n; i++)
+        wanted[i] = t->first + t->order[i];
+    for (uint32_t q = 0; q < s->size; q++)
+        if (tile_rows(t, q) > stride)
+            stride = tile_rows(t, q);
+    forward_logits(f, wanted, t->n, s->logits);
+    if (s->a.group) {
+        TRY(s->a.kernels->device_sync(s->a.device, err));
+        TRY(exchange(s, t, err));
+        join_parts(s, t);
+    }
+    TRY(sample_mine(s, t, stride, err));
+    if (s->a.group)
+        TRY(tell_all(s, stride, err));
+    for (uint32_t q = 0; q < s->size; q++)
+        for (uint32_t i = 0; i < tile_rows(t, q); i++)
+            out[t->order[t->begin[q] + i]] = s->gathered[q * stride + i];
+    return STATUS_OK;
+}
+
+enum status sampler_run(struct sampler *s, struct forward *f, const struct sample_want *want,
+    uint32_t n, struct sample_outcome *out, struct error *err)
+{
+    for (uint32_t i = 0; i < n; i += TILE) {
+        struct tile t = {.want = want + i, .first = i, .n = n - i < TILE ? n - i : TILE};
+        TRY(run_tile(s, f, &t, out + i, err));
+    }
+    return STATUS_OK;
+}
