@@ -9,13 +9,18 @@
 #include "kernels/cpu/cpu.h"
 
 enum {
-    DOT_TASK_BYTES = 128 << 10, // of weights
-    DOT_TASK_BYTES_MIN = 8 << 10,
+    DOT_TASK_BYTES = 1 << 20, // of weights: long streams of memory are faster
+    DOT_TASK_BYTES_MIN = 64 << 10,
+    DOT_LEVELS = 4,
     TASKS_PER_THREAD = 8,
     PANEL_TASK_FLOPS = 4 << 20,
     PANEL_X_ROWS_MAX = 512, // rows of x whose partial sums fit into a thread's scratch
     PACK_TASK_FLOATS = 16 << 10,
-    LINE = 64,
+};
+
+// Tasks of the dot form become smaller towards the end of w, so that threads finish together.
+struct dot_level {
+    uint32_t first_task, first_row, rows; // rows of each task
 };
 
 struct job {
@@ -25,6 +30,7 @@ struct job {
     uint32_t n, k, k16;         // k16: k rounded up to 16
     uint32_t first_row, n_rows; // of x, in this pass
     uint32_t task_rows;         // of w
+    struct dot_level level[DOT_LEVELS];
     uint32_t n_panels, pack_split;
     float *x; // prepared rows or panels, in d->shared
 };
@@ -95,13 +101,24 @@ static void plain_task(void *arg, uint32_t task, uint32_t thread)
 
 // ---- dot form ----------------------------------------------------------------------------------
 
+// Rows of w of a task.
+static void dot_range(const struct job *job, uint32_t task, uint32_t *begin, uint32_t *end)
+{
+    uint32_t i = DOT_LEVELS - 1;
+    while (task < job->level[i].first_task)
+        i--;
+    const struct dot_level *l = &job->level[i];
+    *begin = l->first_row + (task - l->first_task) * l->rows;
+    *end = min_u32(*begin + l->rows, i + 1 < DOT_LEVELS ? l[1].first_row : job->n);
+}
+
 static void dot_task(void *arg, uint32_t task, uint32_t thread)
 {
     (void)thread;
     const struct job *job = arg;
     const struct linear_args *a = job->a;
-    uint32_t begin = task * job->task_rows, end = min_u32(begin + job->task_rows, job->n);
-    uint32_t step = div_up(job->n_rows, div_up(job->n_rows, job->isa->dot_rows));
+    uint32_t begin, end, step = div_up(job->n_rows, div_up(job->n_rows, job->isa->dot_rows));
+    dot_range(job, task, &begin, &end);
     for (uint32_t m = 0; m < job->n_rows; m += step) {
         struct linear_dot dot = {
             .w = a->w,
@@ -118,13 +135,25 @@ static void dot_task(void *arg, uint32_t task, uint32_t thread)
     add_bias(a, begin, end - begin, job->first_row, job->n_rows);
 }
 
-// Rows of w per task: enough work for a task, and several tasks for each thread.
-static uint32_t dot_task_rows(const struct job *job, uint32_t row_bytes)
+// Each level takes half of the rows that are left, in tasks half as large as the level's before;
+// the last one takes all. Returns the number of tasks.
+static uint32_t dot_plan(struct job *job, uint32_t row_bytes)
 {
-    uint32_t most = DOT_TASK_BYTES / row_bytes, least = div_up(DOT_TASK_BYTES_MIN, row_bytes);
-    uint32_t fair = div_up(job->n, job->d->n_threads * TASKS_PER_THREAD);
-    uint32_t rows = max_u32(min_u32(fair, most), least);
-    return div_up(rows, 4) * 4;
+    uint32_t least = div_up(div_up(DOT_TASK_BYTES_MIN, row_bytes), 4) * 4;
+    uint32_t most = max_u32(DOT_TASK_BYTES / row_bytes, least);
+    uint32_t rows = min_u32(div_up(job->n, job->d->n_threads * DOT_LEVELS), most);
+    uint32_t task = 0, row = 0;
+    if (job->d->n_threads == 1)
+        rows = job->n;
+    for (uint32_t i = 0; i < DOT_LEVELS; i++, rows /= 2) {
+        rows = max_u32(div_up(rows, 4) * 4, least);
+        job->level[i] = (struct dot_level){task, row, rows};
+        uint32_t n_tasks =
+            i + 1 < DOT_LEVELS ? (job->n - row) / 2 / rows : div_up(job->n - row, rows);
+        task += n_tasks;
+        row += min_u32(n_tasks * rows, job->n - row);
+    }
+    return task;
 }
 
 static void run_dot(struct job *job)
@@ -132,8 +161,8 @@ static void run_dot(struct job *job)
     for (uint32_t m = 0; m < job->n_rows; m++)
         job->isa->dot_prepare(job->x + (uint64_t)m * job->k16, x_row(job->a, job->first_row + m),
             job->k, job->a->w->dtype);
-    job->task_rows = dot_task_rows(job, job->k * dtype_bytes(job->a->w->dtype));
-    team_run(job->d->team, dot_task, job, div_up(job->n, job->task_rows));
+    uint32_t n_tasks = dot_plan(job, job->k * dtype_bytes(job->a->w->dtype));
+    team_run(job->d->team, dot_task, job, n_tasks);
 }
 
 // ---- panel form --------------------------------------------------------------------------------
@@ -179,23 +208,19 @@ static float *partial_at(const struct job *job, const struct group *g, uint32_t 
     return g->partial + (uint64_t)p * job->isa->panel_rows * CANON_LANES * g->rows;
 }
 
-// Asks for the lines of w that will be widened next: one sixteenth of them, so that each lane's
-// tile covers some of the time that memory takes.
-static void prefetch(const struct job *job, uint32_t n, uint32_t k, uint32_t lane)
+// Names the bytes of w that will be widened after those of group n from element k on.
+static void name_next(const struct job *job, uint32_t n, uint32_t k, struct linear_tile *tile)
 {
     const struct weight *w = job->a->w;
-    uint32_t bytes = dtype_bytes(w->dtype);
+    k += LINEAR_KC;
     if (k >= job->k) {
         n += job->isa->tile_rows;
         k = 0;
     }
-    uint32_t end = min_u32(n + job->isa->tile_rows, job->n);
-    uint32_t lines = min_u32(LINEAR_KC, job->k - k) * bytes / LINE;
-    for (; n < end; n++) {
-        const char *row = (const char *)weight_row(w, n) + (uint64_t)k * bytes;
-        for (uint32_t i = lane; i < lines; i += CANON_LANES)
-            __builtin_prefetch(row + (uint64_t)i * LINE, 0, 2);
-    }
+    tile->n_next = n < job->n ? min_u32(job->isa->tile_rows, job->n - n) : 0;
+    tile->next_bytes = min_u32(LINEAR_KC, job->k - k) * dtype_bytes(w->dtype);
+    for (uint32_t i = 0; i < tile->n_next; i++)
+        tile->next[i] = (const char *)weight_row(w, n + i) + (uint64_t)k * dtype_bytes(w->dtype);
 }
 
 static void group_step(const struct job *job, const struct group *g, uint32_t k)
@@ -206,22 +231,20 @@ static void group_step(const struct job *job, const struct group *g, uint32_t k)
         job->isa->widen(g->wide + (uint64_t)r * LINEAR_KC_STRIDE,
             (const char *)weight_row(w, g->n + r) + (uint64_t)k * dtype_bytes(w->dtype), kc,
             w->dtype);
+    struct linear_tile tile = {
+        .rows = g->rows,
+        .w = g->wide,
+        .n_steps = div_up(kc, CANON_LANES),
+        .first = k == 0,
+    };
+    name_next(job, g->n, k, &tile);
     for (uint32_t p = 0; p < job->n_panels; p++) {
-        uint32_t size = panel_size(job, p);
-        for (uint32_t lane = 0; lane < CANON_LANES; lane++) {
-            if (p == 0)
-                prefetch(job, g->n, k + LINEAR_KC, lane);
-            struct linear_tile tile = {
-                .rows = g->rows,
-                .p = size,
-                .w = g->wide + lane,
-                .x = panel_at(job, p) + ((uint64_t)lane * job->k16 + k) / CANON_LANES * size,
-                .n_steps = div_up(kc, CANON_LANES),
-                .first = k == 0,
-                .partial = partial_at(job, g, p) + (uint64_t)lane * g->rows * size,
-            };
-            job->isa->tile(&tile);
-        }
+        tile.p = panel_size(job, p);
+        tile.lane_stride = (uint64_t)(job->k16 / CANON_LANES) * tile.p;
+        tile.x = panel_at(job, p) + (uint64_t)(k / CANON_LANES) * tile.p;
+        tile.partial = partial_at(job, g, p);
+        job->isa->tile(&tile);
+        tile.n_next = 0;
     }
 }
 

@@ -5,7 +5,7 @@
 // tree takes the lanes from there.
 #include "kernels/cpu/linear_simd.h"
 
-enum { NR = 4, DOT_ROWS = 6, TILE_VECTORS = 2 };
+enum { NR = 4, DOT_ROWS = 6, TILE_VECTORS = 2, TILE_ROWS = 6 };
 
 struct pair {
     __m256 a, b; // lanes 0-7 and 8-15, or for bf16 lanes 0-3, 8-11 and 4-7, 12-15
@@ -72,52 +72,79 @@ LINEAR_INLINE __m256 fold16(struct pair v, const enum dtype t)
     return _mm256_add_ps(v.a, v.b);
 }
 
-// nr rows of w (4, 2 or 1) times mr rows of x; both are constants where this is inlined.
-LINEAR_INLINE void dot_tile(
-    const struct linear_dot *a, uint32_t j, const int nr, const int mr, const enum dtype t)
+// Elements begin .. end - 1 (multiples of 16).
+LINEAR_INLINE void dot_span(struct pair acc[NR][DOT_ROWS], const void *const row[NR],
+    const char *const ahead[NR], const struct linear_dot *a, uint32_t begin, uint32_t end,
+    const int nr, const int mr, const enum dtype t)
+{
+    uint64_t at = begin;
+    const float *x = a->x;
+    for (; at + 32 <= end; at += 32) {
+        linear_ask(ahead, at, nr, t);
+        dot_step(acc, row, at, x + at, a->x_stride, nr, mr, t);
+        dot_step(acc, row, at + 16, x + at + 16, a->x_stride, nr, mr, t);
+    }
+    if (at < end)
+        dot_step(acc, row, at, x + at, a->x_stride, nr, mr, t);
+}
+
+// The last k % 16 elements.
+LINEAR_INLINE void dot_rest(struct pair acc[NR][DOT_ROWS], const void *const row[NR],
+    const struct linear_dot *a, const int nr, const int mr, const enum dtype t)
+{
+    uint8_t tail[NR][64];
+    const void *last[NR];
+    uint32_t k = a->w->k;
+    for (int r = 0; r < nr; r++) {
+        linear_tail(tail[r], row[r], k, t);
+        last[r] = tail[r];
+    }
+    dot_step(acc, last, 0, a->x + k / 16 * 16, a->x_stride, nr, mr, t);
+}
+
+// Rows j, j + step .. of w (nr of them) times mr rows of x; nr and mr are constants where this is
+// inlined.
+LINEAR_INLINE void dot_tile(const struct linear_dot *a, uint32_t j, uint32_t step, const int nr,
+    const int mr, const enum dtype t)
 {
     struct pair acc[NR][DOT_ROWS];
     const void *row[NR];
     LINEAR_UNROLL
     for (int r = 0; r < nr; r++) {
-        row[r] = weight_row(a->w, a->n + j + (uint32_t)r);
+        row[r] = weight_row(a->w, a->n + j + (uint32_t)r * step);
         LINEAR_UNROLL
         for (int i = 0; i < mr; i++)
             acc[r][i] = (struct pair){_mm256_setzero_ps(), _mm256_setzero_ps()};
     }
     uint32_t k = a->w->k, whole = k / 16 * 16;
-    for (uint32_t at = 0; at < whole; at += 16)
-        dot_step(acc, row, at, a->x + at, a->x_stride, nr, mr, t);
-    if (whole < k) {
-        uint8_t tail[NR][64];
-        const void *last[NR];
-        for (int r = 0; r < nr; r++) {
-            linear_tail(tail[r], row[r], k, t);
-            last[r] = tail[r];
-        }
-        dot_step(acc, last, 0, a->x + whole, a->x_stride, nr, mr, t);
-    }
+    struct linear_ahead h = linear_look_ahead(a, j, step, nr, t);
+    dot_span(acc, row, h.row, a, 0, h.turn, nr, mr, t);
+    dot_span(acc, row, h.next, a, h.turn, whole, nr, mr, t);
+    if (whole < k)
+        dot_rest(acc, row, a, nr, mr, t);
     LINEAR_UNROLL
     for (int i = 0; i < mr; i++) {
         float *out = a->out + (uint64_t)i * a->out_stride + j;
-        if (nr == 4)
-            _mm_storeu_ps(out, linear_tree8x4(fold16(acc[0][i], t), fold16(acc[1][i], t),
-                                   fold16(acc[2][i], t), fold16(acc[3][i], t)));
-        else
+        if (nr == 4) {
+            float v[4];
+            _mm_storeu_ps(v, linear_tree8x4(fold16(acc[0][i], t), fold16(acc[1][i], t),
+                                 fold16(acc[2][i], t), fold16(acc[3][i], t)));
+            for (uint32_t r = 0; r < 4; r++)
+                out[r * step] = v[r];
+        } else
             for (int r = 0; r < nr; r++)
-                out[r] = linear_tree8(fold16(acc[r][i], t));
+                out[(uint32_t)r * step] = linear_tree8(fold16(acc[r][i], t));
     }
 }
 
 // At most twelve of the sixteen registers are accumulators: 4 x 1, 2 x 2, 2 x 3, 1 x 4 .. 1 x 6.
 LINEAR_INLINE void dot_rows(const struct linear_dot *a, const int mr, const enum dtype t)
 {
-    const uint32_t nr = mr == 1 ? 4 : mr <= 3 ? 2 : 1;
-    uint32_t j = 0;
-    for (; j + nr <= a->n_rows; j += nr)
-        dot_tile(a, j, (int)nr, mr, t);
-    for (; j < a->n_rows; j++)
-        dot_tile(a, j, 1, mr, t);
+    const uint32_t nr = mr == 1 ? 4 : mr <= 3 ? 2 : 1, step = a->n_rows / nr;
+    for (uint32_t j = 0; j < step; j++)
+        dot_tile(a, j, step, (int)nr, mr, t);
+    for (uint32_t j = step * nr; j < a->n_rows; j++)
+        dot_tile(a, j, 0, 1, mr, t);
 }
 
 #define DOT(t)                                                                                     \
@@ -205,31 +232,42 @@ static void pack(float *to, uint64_t lane_stride, const float *const *rows, uint
     linear_pack8(to, lane_stride, rows, p, k, n_steps);
 }
 
-// rows x (8 * nv) accumulators; both are constants where this is inlined.
-LINEAR_INLINE void tile_of(
-    const struct linear_tile *a, float *partial, const float *w, const int rows, const int nv)
+LINEAR_INLINE void tile_step(__m256 acc[TILE_ROWS][TILE_VECTORS], const float *x, const float *w,
+    const int rows, const int nv)
 {
-    __m256 acc[6][TILE_VECTORS];
+    __m256 b[TILE_VECTORS];
+    LINEAR_UNROLL
+    for (int v = 0; v < nv; v++)
+        b[v] = _mm256_load_ps(x + 8 * v);
+    LINEAR_UNROLL
+    for (int r = 0; r < rows; r++) {
+        __m256 s = _mm256_set1_ps(w[r * LINEAR_KC_STRIDE]);
+        LINEAR_UNROLL
+        for (int v = 0; v < nv; v++)
+            acc[r][v] = _mm256_fmadd_ps(s, b[v], acc[r][v]);
+    }
+}
+
+// One lane: rows x (8 * nv) accumulators; both are constants where this is inlined.
+LINEAR_INLINE void tile_lane(const struct linear_tile *a, const float *x, const float *w,
+    float *partial, const int rows, const int nv)
+{
+    __m256 acc[TILE_ROWS][TILE_VECTORS];
     LINEAR_UNROLL
     for (int r = 0; r < rows; r++) {
         LINEAR_UNROLL
         for (int v = 0; v < nv; v++)
             acc[r][v] = a->first ? _mm256_setzero_ps() : _mm256_load_ps(partial + (r * nv + v) * 8);
     }
-    const float *x = a->x;
-    for (uint32_t j = a->n_steps; j > 0; j--, x += 8 * nv, w += 16) {
-        __m256 b[TILE_VECTORS];
-        LINEAR_UNROLL
-        for (int v = 0; v < nv; v++)
-            b[v] = _mm256_load_ps(x + 8 * v);
-        LINEAR_UNROLL
-        for (int r = 0; r < rows; r++) {
-            __m256 s = _mm256_set1_ps(w[r * LINEAR_KC_STRIDE]);
-            LINEAR_UNROLL
-            for (int v = 0; v < nv; v++)
-                acc[r][v] = _mm256_fmadd_ps(s, b[v], acc[r][v]);
-        }
+    uint32_t j = a->n_steps;
+    for (; j >= 4; j -= 4, x += 4 * 8 * nv, w += 4 * 16) {
+        tile_step(acc, x, w, rows, nv);
+        tile_step(acc, x + 8 * nv, w + 16, rows, nv);
+        tile_step(acc, x + 2 * 8 * nv, w + 32, rows, nv);
+        tile_step(acc, x + 3 * 8 * nv, w + 48, rows, nv);
     }
+    for (; j > 0; j--, x += 8 * nv, w += 16)
+        tile_step(acc, x, w, rows, nv);
     LINEAR_UNROLL
     for (int r = 0; r < rows; r++) {
         LINEAR_UNROLL
@@ -238,17 +276,25 @@ LINEAR_INLINE void tile_of(
     }
 }
 
+LINEAR_INLINE void tile_of(const struct linear_tile *a, uint32_t r, const int rows, const int nv)
+{
+    const float *x = a->x, *w = a->w + r * LINEAR_KC_STRIDE;
+    float *partial = a->partial + (uint64_t)r * 8 * (uint32_t)nv;
+    for (uint32_t lane = 0; lane < CANON_LANES; lane++) {
+        if (r == 0)
+            linear_prefetch(a, lane);
+        tile_lane(a, x, w + lane, partial, rows, nv);
+        x += a->lane_stride;
+        partial += a->rows * 8 * (uint32_t)nv;
+    }
+}
+
 LINEAR_INLINE void tile_rows(const struct linear_tile *a, const int nv)
 {
     uint32_t r = 0;
-    float *partial = a->partial;
-    const float *w = a->w;
 #define TILE(n)                                                                                    \
-    for (; r + (n) <= a->rows; r += (n)) {                                                         \
-        tile_of(a, partial, w, n, nv);                                                             \
-        partial += (n)*nv * 8;                                                                     \
-        w += (n)*LINEAR_KC_STRIDE;                                                                 \
-    }
+    for (; r + (n) <= a->rows; r += (n))                                                           \
+        tile_of(a, r, n, nv);
     TILE(6)
     TILE(4)
     TILE(1)
@@ -286,7 +332,7 @@ const struct linear_isa linear_avx2 = {
     .panel_from = 7,
     .panel_rows = 16,
     .panel_rows_min = 8,
-    .tile_rows = 6,
+    .tile_rows = TILE_ROWS,
     .dot_prepare = dot_prepare,
     .dot = dot,
     .widen = widen,

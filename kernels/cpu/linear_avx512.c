@@ -2,7 +2,7 @@
 // One register holds the sixteen lanes of one output (dot form) or sixteen rows of x (panel form).
 #include "kernels/cpu/linear_simd.h"
 
-enum { NR = 4, DOT_ROWS = 6, TILE_VECTORS = 2 };
+enum { NR = 4, DOT_ROWS = 6, TILE_VECTORS = 2, TILE_ROWS = 12 };
 
 LINEAR_INLINE __m512 load16(const void *row, uint64_t k, enum dtype t)
 {
@@ -46,49 +46,78 @@ LINEAR_INLINE void dot_step(__m512 acc[NR][DOT_ROWS], const void *const row[NR],
     }
 }
 
-// nr rows of w (4 or 1) times mr rows of x; both are constants where this is inlined.
-LINEAR_INLINE void dot_tile(
-    const struct linear_dot *a, uint32_t j, const int nr, const int mr, const enum dtype t)
+// Elements begin .. end - 1 (multiples of 16).
+LINEAR_INLINE void dot_span(__m512 acc[NR][DOT_ROWS], const void *const row[NR],
+    const char *const ahead[NR], const struct linear_dot *a, uint32_t begin, uint32_t end,
+    const int nr, const int mr, const enum dtype t)
+{
+    uint64_t at = begin;
+    const float *x = a->x;
+    for (; at + 32 <= end; at += 32) {
+        linear_ask(ahead, at, nr, t);
+        dot_step(acc, row, at, x + at, a->x_stride, nr, mr, t);
+        dot_step(acc, row, at + 16, x + at + 16, a->x_stride, nr, mr, t);
+    }
+    if (at < end)
+        dot_step(acc, row, at, x + at, a->x_stride, nr, mr, t);
+}
+
+// The last k % 16 elements.
+LINEAR_INLINE void dot_rest(__m512 acc[NR][DOT_ROWS], const void *const row[NR],
+    const struct linear_dot *a, const int nr, const int mr, const enum dtype t)
+{
+    uint8_t tail[NR][64];
+    const void *last[NR];
+    uint32_t k = a->w->k;
+    for (int r = 0; r < nr; r++) {
+        linear_tail(tail[r], row[r], k, t);
+        last[r] = tail[r];
+    }
+    dot_step(acc, last, 0, a->x + k / 16 * 16, a->x_stride, nr, mr, t);
+}
+
+// Rows j, j + step .. of w (nr of them) times mr rows of x; nr and mr are constants where this is
+// inlined.
+LINEAR_INLINE void dot_tile(const struct linear_dot *a, uint32_t j, uint32_t step, const int nr,
+    const int mr, const enum dtype t)
 {
     __m512 acc[NR][DOT_ROWS];
     const void *row[NR];
     LINEAR_UNROLL
     for (int r = 0; r < nr; r++) {
-        row[r] = weight_row(a->w, a->n + j + (uint32_t)r);
+        row[r] = weight_row(a->w, a->n + j + (uint32_t)r * step);
         LINEAR_UNROLL
         for (int i = 0; i < mr; i++)
             acc[r][i] = _mm512_setzero_ps();
     }
     uint32_t k = a->w->k, whole = k / 16 * 16;
-    for (uint32_t at = 0; at < whole; at += 16)
-        dot_step(acc, row, at, a->x + at, a->x_stride, nr, mr, t);
-    if (whole < k) {
-        uint8_t tail[NR][64];
-        const void *last[NR];
-        for (int r = 0; r < nr; r++) {
-            linear_tail(tail[r], row[r], k, t);
-            last[r] = tail[r];
-        }
-        dot_step(acc, last, 0, a->x + whole, a->x_stride, nr, mr, t);
-    }
+    struct linear_ahead h = linear_look_ahead(a, j, step, nr, t);
+    dot_span(acc, row, h.row, a, 0, h.turn, nr, mr, t);
+    dot_span(acc, row, h.next, a, h.turn, whole, nr, mr, t);
+    if (whole < k)
+        dot_rest(acc, row, a, nr, mr, t);
     LINEAR_UNROLL
     for (int i = 0; i < mr; i++) {
         float *out = a->out + (uint64_t)i * a->out_stride + j;
-        if (nr == NR)
-            _mm_storeu_ps(out, linear_tree8x4(fold16(acc[0][i]), fold16(acc[1][i]),
-                                   fold16(acc[2][i]), fold16(acc[3][i])));
-        else
-            out[0] = linear_tree8(fold16(acc[0][i]));
+        if (nr == 4) {
+            float v[4];
+            _mm_storeu_ps(v, linear_tree8x4(fold16(acc[0][i]), fold16(acc[1][i]), fold16(acc[2][i]),
+                                 fold16(acc[3][i])));
+            for (uint32_t r = 0; r < 4; r++)
+                out[r * step] = v[r];
+        } else
+            for (int r = 0; r < nr; r++)
+                out[(uint32_t)r * step] = linear_tree8(fold16(acc[r][i]));
     }
 }
 
 LINEAR_INLINE void dot_rows(const struct linear_dot *a, const int mr, const enum dtype t)
 {
-    uint32_t j = 0;
-    for (; j + NR <= a->n_rows; j += NR)
-        dot_tile(a, j, NR, mr, t);
-    for (; j < a->n_rows; j++)
-        dot_tile(a, j, 1, mr, t);
+    uint32_t step = a->n_rows / NR;
+    for (uint32_t j = 0; j < step; j++)
+        dot_tile(a, j, step, NR, mr, t);
+    for (uint32_t j = step * NR; j < a->n_rows; j++)
+        dot_tile(a, j, 0, 1, mr, t);
 }
 
 #define DOT(t)                                                                                     \
@@ -168,11 +197,27 @@ static void pack(float *to, uint64_t lane_stride, const float *const *rows, uint
     linear_pack8(to, lane_stride, rows, p, k, n_steps);
 }
 
-// rows x (16 * nv) accumulators; both are constants where this is inlined.
-LINEAR_INLINE void tile_of(
-    const struct linear_tile *a, float *partial, const float *w, const int rows, const int nv)
+LINEAR_INLINE void tile_step(__m512 acc[TILE_ROWS][TILE_VECTORS], const float *x, const float *w,
+    const int rows, const int nv)
 {
-    __m512 acc[LINEAR_TILE_ROWS][TILE_VECTORS];
+    __m512 b[TILE_VECTORS];
+    LINEAR_UNROLL
+    for (int v = 0; v < nv; v++)
+        b[v] = _mm512_load_ps(x + 16 * v);
+    LINEAR_UNROLL
+    for (int r = 0; r < rows; r++) {
+        __m512 s = _mm512_set1_ps(w[r * LINEAR_KC_STRIDE]);
+        LINEAR_UNROLL
+        for (int v = 0; v < nv; v++)
+            acc[r][v] = _mm512_fmadd_ps(s, b[v], acc[r][v]);
+    }
+}
+
+// One lane: rows x (16 * nv) accumulators; both are constants where this is inlined.
+LINEAR_INLINE void tile_lane(const struct linear_tile *a, const float *x, const float *w,
+    float *partial, const int rows, const int nv)
+{
+    __m512 acc[TILE_ROWS][TILE_VECTORS];
     LINEAR_UNROLL
     for (int r = 0; r < rows; r++) {
         LINEAR_UNROLL
@@ -180,20 +225,15 @@ LINEAR_INLINE void tile_of(
             acc[r][v] =
                 a->first ? _mm512_setzero_ps() : _mm512_load_ps(partial + (r * nv + v) * 16);
     }
-    const float *x = a->x;
-    for (uint32_t j = a->n_steps; j > 0; j--, x += 16 * nv, w += 16) {
-        __m512 b[TILE_VECTORS];
-        LINEAR_UNROLL
-        for (int v = 0; v < nv; v++)
-            b[v] = _mm512_load_ps(x + 16 * v);
-        LINEAR_UNROLL
-        for (int r = 0; r < rows; r++) {
-            __m512 s = _mm512_set1_ps(w[r * LINEAR_KC_STRIDE]);
-            LINEAR_UNROLL
-            for (int v = 0; v < nv; v++)
-                acc[r][v] = _mm512_fmadd_ps(s, b[v], acc[r][v]);
-        }
+    uint32_t j = a->n_steps;
+    for (; j >= 4; j -= 4, x += 4 * 16 * nv, w += 4 * 16) {
+        tile_step(acc, x, w, rows, nv);
+        tile_step(acc, x + 16 * nv, w + 16, rows, nv);
+        tile_step(acc, x + 2 * 16 * nv, w + 32, rows, nv);
+        tile_step(acc, x + 3 * 16 * nv, w + 48, rows, nv);
     }
+    for (; j > 0; j--, x += 16 * nv, w += 16)
+        tile_step(acc, x, w, rows, nv);
     LINEAR_UNROLL
     for (int r = 0; r < rows; r++) {
         LINEAR_UNROLL
@@ -202,17 +242,25 @@ LINEAR_INLINE void tile_of(
     }
 }
 
+LINEAR_INLINE void tile_of(const struct linear_tile *a, uint32_t r, const int rows, const int nv)
+{
+    const float *x = a->x, *w = a->w + r * LINEAR_KC_STRIDE;
+    float *partial = a->partial + (uint64_t)r * 16 * (uint32_t)nv;
+    for (uint32_t lane = 0; lane < CANON_LANES; lane++) {
+        if (r == 0)
+            linear_prefetch(a, lane);
+        tile_lane(a, x, w + lane, partial, rows, nv);
+        x += a->lane_stride;
+        partial += a->rows * 16 * (uint32_t)nv;
+    }
+}
+
 LINEAR_INLINE void tile_rows(const struct linear_tile *a, const int nv)
 {
     uint32_t r = 0;
-    float *partial = a->partial;
-    const float *w = a->w;
 #define TILE(n)                                                                                    \
-    for (; r + (n) <= a->rows; r += (n)) {                                                         \
-        tile_of(a, partial, w, n, nv);                                                             \
-        partial += (n)*nv * 16;                                                                    \
-        w += (n)*LINEAR_KC_STRIDE;                                                                 \
-    }
+    for (; r + (n) <= a->rows; r += (n))                                                           \
+        tile_of(a, r, n, nv);
     TILE(12)
     TILE(8)
     TILE(4)
@@ -250,7 +298,7 @@ const struct linear_isa linear_avx512 = {
     .panel_from = 13,
     .panel_rows = 32,
     .panel_rows_min = 16,
-    .tile_rows = 12,
+    .tile_rows = TILE_ROWS,
     .dot_prepare = dot_prepare,
     .dot = dot,
     .widen = widen,

@@ -22,10 +22,12 @@ enum {
     LINEAR_KC = 512,        // elements of a row of w that are widened at a time
     // Rows in the buffer are a cache line further apart, lest all meet in one set of the cache.
     LINEAR_KC_STRIDE = LINEAR_KC + 16,
+    LINEAR_AHEAD = 8192, // bytes asked for ahead in the dot form, all streams together
 };
 
 // Rows n .. n + n_rows - 1 of w against all m rows of x; out[i * out_stride + j] for row i of x and
-// row n + j of w.
+// row n + j of w. The rows are read as a few streams side by side, each as long as n_rows allows:
+// memory is faster that way than row by row or in adjacent rows.
 struct linear_dot {
     const struct weight *w;
     uint32_t n, n_rows;
@@ -35,15 +37,20 @@ struct linear_dot {
     uint64_t out_stride;
 };
 
-// One lane of a tile of the panel form, over part of K: partial[r][i] goes on from what it holds
-// (`first`: from +0) with n_steps groups of sixteen elements.
+// A tile of the panel form over part of K: for each lane l, partial[l][r][i] goes on from what it
+// holds (`first`: from +0) with n_steps groups of sixteen elements.
 struct linear_tile {
-    uint32_t rows, p; // rows of w; rows of x in the panel
-    const float *w;   // [rows][LINEAR_KC_STRIDE], widened; the lane's element of the first step
-    const float *x;   // [n_steps][p], the lane's part of the panel from the first step on
+    uint32_t rows, p;     // rows of w; rows of x in the panel
+    const float *w;       // [rows][LINEAR_KC_STRIDE], widened, from the first step on
+    const float *x;       // [n_steps][p] for lane 0, from the first step on
+    uint64_t lane_stride; // from one lane's x to the next one's
     uint32_t n_steps;
     bool first;
-    float *partial; // [rows][p]
+    float *partial; // [16][rows][p]
+    // Bytes of w that will be wanted next: `next_bytes` from each of n_next addresses on. Each lane
+    // asks for its share, so that memory works while the tile computes.
+    const char *next[LINEAR_TILE_ROWS];
+    uint32_t n_next, next_bytes;
 };
 
 struct linear_isa {

@@ -46,6 +46,50 @@ LINEAR_INLINE void linear_tail(uint8_t to[64], const void *row, uint32_t k, enum
     memcpy(to, (const char *)row + (uint64_t)(k - rest) * bytes, (size_t)rest * bytes);
 }
 
+// Where to ask for memory ahead of each of nr streams of rows: bytes at + LINEAR_AHEAD / nr of the
+// row, and beyond its end those of the stream's next row. `turn` is the first element, a multiple
+// of 32, for which it is the next row.
+struct linear_ahead {
+    const char *row[4], *next[4];
+    uint32_t turn;
+};
+
+LINEAR_INLINE struct linear_ahead linear_look_ahead(
+    const struct linear_dot *a, uint32_t j, uint32_t step, const int nr, const enum dtype t)
+{
+    struct linear_ahead h;
+    uint32_t bytes = a->w->k * dtype_bytes(t), ahead = LINEAR_AHEAD / (uint32_t)nr;
+    for (int r = 0; r < nr; r++) {
+        uint32_t n = a->n + j + (uint32_t)r * step;
+        h.row[r] = (const char *)weight_row(a->w, n) + ahead;
+        const char *next = n + 1 < a->w->n ? weight_row(a->w, n + 1) : h.row[r];
+        h.next[r] = next + (int64_t)ahead - (int64_t)bytes;
+    }
+    h.turn = bytes > ahead ? (bytes - ahead) / dtype_bytes(t) / 32 * 32 : 0;
+    return h;
+}
+
+// Asks for the lines that lie ahead of elements at .. at + 31.
+LINEAR_INLINE void linear_ask(
+    const char *const from[4], uint64_t at, const int nr, const enum dtype t)
+{
+    const uint64_t bytes = t == DTYPE_F32 ? 4 : 2;
+    LINEAR_UNROLL
+    for (int r = 0; r < nr; r++) {
+        _mm_prefetch(from[r] + at * bytes, _MM_HINT_T0);
+        if (t == DTYPE_F32)
+            _mm_prefetch(from[r] + at * bytes + 64, _MM_HINT_T0);
+    }
+}
+
+// A lane's share of the lines that `a` wants next.
+LINEAR_INLINE void linear_prefetch(const struct linear_tile *a, uint32_t lane)
+{
+    for (uint32_t at = lane * 64; at < a->next_bytes; at += CANON_LANES * 64)
+        for (uint32_t i = 0; i < a->n_next; i++)
+            _mm_prefetch(a->next[i] + at, _MM_HINT_T1);
+}
+
 // Transposes 8 rows of 8 floats.
 LINEAR_INLINE void linear_transpose8(__m256 r[8])
 {
