@@ -6,7 +6,7 @@
 #include <math.h>
 #include <stdlib.h>
 
-enum { SEQS_MAX = 12, BLOCKS_MAX = 256 };
+enum { SEQS_MAX = 12, BLOCKS_MAX = 256, HEADS_MAX = 256 };
 
 // A set of sequences whose every key, value and query follows from a seed and its coordinates.
 struct scene {
@@ -45,10 +45,14 @@ static struct scene random_scene(struct random *r, int round)
     s.head_dim = dims[round % 8];
     s.n_kv_heads = 1 + random_below(r, 3);
     s.n_heads = s.n_kv_heads * groups[random_below(r, 7)];
+    if (round % 24 == 7) { // more query heads of one KV head than a unit takes
+        s.n_kv_heads = 1;
+        s.n_heads = 65 + random_below(r, 80);
+    }
     s.block_tokens = random_below(r, 2) ? 16 : 32;
     s.dtype = (enum dtype)(round % 3); // f32, f16, bf16
     s.scale = 1.0f / sqrtf((float)s.head_dim);
-    s.window = round % 4 == 1 ? 1 + random_below(r, 300) : 0;
+    s.window = round % 4 == 1 ? 1 + random_below(r, round % 8 == 1 ? 20 : 300) : 0;
     s.softcap = round % 5 == 2 ? 3.0f : 0.0f;
     s.alibi = round % 6 == 3;
     s.n_seqs = 1 + random_below(r, 4);
@@ -128,16 +132,22 @@ static void step(const struct ops *o, uint32_t device, const struct scene *s,
     const struct pages *pages, const struct span *span, uint32_t n, float **result)
 {
     struct batch_seq seq[SEQS_MAX];
+    uint32_t blocks[SEQS_MAX][BLOCKS_MAX];
     uint32_t rows = 0, qkv_dim = (s->n_heads + 2 * s->n_kv_heads) * s->head_dim;
     uint32_t out_dim = s->n_heads * s->head_dim;
     for (uint32_t i = 0; i < n; i++) {
         seq[i] = (struct batch_seq){
             .first_row = rows, .n_rows = span[i].to - span[i].from, .first_position = span[i].from};
-        seq[i].blocks[1] = pages->blocks[span[i].seq];
+        // Pages that the window has left behind belong to others: nobody may even look there.
+        memcpy(blocks[i], pages->blocks[span[i].seq], sizeof blocks[i]);
+        for (uint32_t p = 0; s->window > 0 && p + s->window < span[i].from + 1; p++)
+            if ((p + 1) % s->block_tokens == 0)
+                blocks[i][p / s->block_tokens] = UINT32_MAX;
+        seq[i].blocks[1] = blocks[i];
         rows += seq[i].n_rows;
     }
     float *qkv = malloc((size_t)rows * qkv_dim * sizeof *qkv);
-    float *out = malloc((size_t)rows * out_dim * sizeof *out), slopes[64];
+    float *out = malloc((size_t)rows * out_dim * sizeof *out), slopes[HEADS_MAX];
     memset(qkv, 0xff, (size_t)rows * qkv_dim * sizeof *qkv);
     for (uint32_t i = 0; i < n; i++)
         for (uint32_t p = span[i].from; p < span[i].to; p++)
@@ -190,7 +200,7 @@ static void reference(const struct scene *s, uint32_t q, uint32_t p, uint32_t h,
 {
     uint32_t g = h / (s->n_heads / s->n_kv_heads), dim = s->head_dim;
     uint32_t first = s->window > 0 && p >= s->window ? p - s->window + 1 : 0;
-    float slopes[64];
+    float slopes[HEADS_MAX];
     double *score = malloc((p + 1) * sizeof *score), most = -INFINITY, sum = 0;
     slopes_of(s, slopes);
     for (uint32_t j = first; j <= p; j++) {
@@ -273,7 +283,7 @@ static void test_invariance(void **state)
         uint32_t d = 1 + (uint32_t)round % (o->n > 1 ? o->n - 1 : 1);
         d = d < o->n ? d : 0;
         s.n_seqs = 2;
-        s.length[0] = round % 4 == 0 ? 530 + random_below(&r, 60) : 1 + random_below(&r, 300);
+        s.length[0] = round % 4 < 2 ? 530 + random_below(&r, 60) : 1 + random_below(&r, 300);
         s.length[1] = 1 + random_below(&r, 60);
         struct pages *pages[3];
         for (int i = 0; i < 3; i++)

@@ -259,6 +259,22 @@ static void test_failures(void **state)
     close_samplers(o);
 }
 
+// One NaN anywhere fails a row.
+static void test_nan_anywhere(void **state)
+{
+    const struct ops *o = *state;
+    enum { WIDE = 83 };
+    open_samplers(o, 1, WIDE);
+    begin(o, 0, NEUTRAL, NULL, 0, 0);
+    for (uint32_t d = 0; d < o->n; d++)
+        for (uint32_t i = 0; i < WIDE; i++) {
+            float logits[WIDE] = {[3] = 1.0f};
+            logits[i] = i % 2 ? NAN : -NAN;
+            assert_true(sample_one(o, d, WIDE, logits, (struct sample_row){.slot = 0}).failed);
+        }
+    close_samplers(o);
+}
+
 // What is sampled counts as output at once: going on is the same as beginning again with it.
 static void test_history(void **state)
 {
@@ -347,6 +363,7 @@ int main(void)
         cmocka_unit_test_prestate(test_logprobs, &o),
         cmocka_unit_test_prestate(test_greedy_ties, &o),
         cmocka_unit_test_prestate(test_failures, &o),
+        cmocka_unit_test_prestate(test_nan_anywhere, &o),
         cmocka_unit_test_prestate(test_history, &o),
         cmocka_unit_test(test_counts),
     };
