@@ -151,10 +151,12 @@ def margin(rows):
 
 
 def warm_up(model, options):
-    """Dynamic NTK: Hugging Face keeps the factors of the longest sequence so far, so one forward
-    pass of max_model_len tokens fixes them, as choosing them once from the longest length does."""
+    """Dynamic NTK: Hugging Face chooses the factors anew for each forward pass (5.12 forgets the
+    longest length so far). One pass of max_model_len tokens sets them; then they are frozen, as
+    choosing them once from the longest length does."""
     if "max_model_len" in options:
         logits_of(model, [3] * options["max_model_len"])
+        model.model.rotary_emb.rope_type = "default"
 
 
 def greedy(model, ids, count):
