@@ -143,8 +143,7 @@ int main(int argc, char **argv)
     static struct worker_settings settings;
     struct error err = {0};
     bool help = false;
-    enum status s =
-        config_parse(rows, COUNT_OF(rows), argc, argv, &settings, NULL, &help, &err);
+    enum status s = config_parse(rows, COUNT_OF(rows), argc, argv, &settings, NULL, &help, &err);
     if (help) {
         printf("usage: mpirun -np N phalanx-worker --coordinator E --model DIR --model-name NAME\n"
                "One rank of a group that computes a model. phalanx serve starts it.\n\n");

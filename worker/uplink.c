@@ -40,15 +40,15 @@ enum status uplink_open(const struct uplink_args *args, struct uplink **out, str
     int linger = UPLINK_LINGER_MS, reconnect = 50, reconnect_max = 1000;
     int64_t message_max = LIMIT_WORKER_MESSAGE_BYTES;
     bool ok = u->socket && getrandom(u->boot_id, sizeof u->boot_id, 0) == sizeof u->boot_id &&
-        zmq_setsockopt(u->socket, ZMQ_LINGER, &linger, sizeof linger) == 0 &&
-        zmq_setsockopt(u->socket, ZMQ_RECONNECT_IVL, &reconnect, sizeof reconnect) == 0 &&
-        zmq_setsockopt(
-            u->socket, ZMQ_RECONNECT_IVL_MAX, &reconnect_max, sizeof reconnect_max) == 0 &&
-        zmq_setsockopt(u->socket, ZMQ_MAXMSGSIZE, &message_max, sizeof message_max) == 0 &&
-        zmq_connect(u->socket, args->endpoint) == 0;
+              zmq_setsockopt(u->socket, ZMQ_LINGER, &linger, sizeof linger) == 0 &&
+              zmq_setsockopt(u->socket, ZMQ_RECONNECT_IVL, &reconnect, sizeof reconnect) == 0 &&
+              zmq_setsockopt(
+                  u->socket, ZMQ_RECONNECT_IVL_MAX, &reconnect_max, sizeof reconnect_max) == 0 &&
+              zmq_setsockopt(u->socket, ZMQ_MAXMSGSIZE, &message_max, sizeof message_max) == 0 &&
+              zmq_connect(u->socket, args->endpoint) == 0;
     if (!ok) {
-        enum status s = status_fail(err, STATUS_IO, "coordinator at \"%.200s\": %s",
-            args->endpoint, zmq_strerror(errno));
+        enum status s = status_fail(
+            err, STATUS_IO, "coordinator at \"%.200s\": %s", args->endpoint, zmq_strerror(errno));
         uplink_close(u);
         return s;
     }
@@ -151,8 +151,8 @@ static void send_register(struct uplink *u, struct rank *r)
     g.kv_bytes = info->kv_bytes;
     g.kv_dtype = text_of(dtype_name(info->kv_dtype));
     g.has_config_hash = 1;
-    g.config_hash = (ProtobufCBinaryData){
-        sizeof info->config_hash, (uint8_t *)(uintptr_t)info->config_hash};
+    g.config_hash =
+        (ProtobufCBinaryData){sizeof info->config_hash, (uint8_t *)(uintptr_t)info->config_hash};
     Phalanx__Worker__WorkerMessage m = PHALANX__WORKER__WORKER_MESSAGE__INIT;
     m.register_ = &g;
     send_control(u, &m);
