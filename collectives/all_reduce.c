@@ -10,8 +10,6 @@
 #include "base/check.h"
 #include "collectives/group.h"
 
-#include <string.h>
-
 // Slices begin on lines of their own, so that no two ranks write to one line of an aligned buffer.
 static void slice_of(size_t bytes, uint32_t size, uint32_t rank, size_t *begin, size_t *n)
 {
@@ -35,7 +33,7 @@ static enum status one_shot(struct coll_group *g, const struct job *j)
     void *dst = j->buffer;
     uint8_t *slot;
     TRY(group_slot(g, &slot));
-    memcpy(slot, j->buffer, j->bytes);
+    g->reduce->copy(slot, j->buffer, j->bytes);
     group_signal(g);
     for (uint32_t r = 0; r < g->size; r++)
         src[r] = r == g->rank ? j->buffer : group_peer_slot(g, r);
@@ -51,8 +49,8 @@ static void copy_in(const struct coll_group *g, uint8_t *slot, const uint8_t *ch
     size_t begin, n;
     slice_of(bytes, g->size, g->rank, &begin, &n);
     size_t end = n == 0 ? bytes : begin + n;
-    memcpy(slot, chunk, n == 0 ? bytes : begin);
-    memcpy(slot + end, chunk + end, bytes - end);
+    g->reduce->copy(slot, chunk, n == 0 ? bytes : begin);
+    g->reduce->copy(slot + end, chunk + end, bytes - end);
 }
 
 static enum status two_shot_chunk(
@@ -75,7 +73,7 @@ static enum status two_shot_chunk(
         uint32_t peer = g->rank + d < g->size ? g->rank + d : g->rank + d - g->size;
         TRY(group_wait(g, peer, g->epoch));
         slice_of(bytes, g->size, peer, &begin, &n);
-        memcpy(chunk + begin, group_peer_slot(g, peer) + begin, n);
+        g->reduce->copy(chunk + begin, group_peer_slot(g, peer) + begin, n);
     }
     group_slot_used(g);
     return STATUS_OK;

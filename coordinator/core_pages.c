@@ -140,5 +140,6 @@ void core_log_clear(struct core_pages *pages, struct core_log *log)
         pages->first_free = log->head;
         pages->n_used -= n;
     }
-    core_log_init(log, log->item_bytes);
+    log->count = 0;
+    log->head = log->tail = CORE_PAGE_NONE;
 }

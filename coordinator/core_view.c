@@ -53,8 +53,8 @@ static int push_text(struct core *core, const struct core_request *r, struct tex
         return TEXT_STREAM_GOES_ON;
     struct text_stops stops;
     core_stops_load(core, r, &stops);
-    return text_stream_push(text, decoder_of(core, r), &stops, id, matches(r, index),
-        r->include_stop, &core->scratch, &core->text);
+    return text_stream_push(text, decoder_of(core, r), &stops, id,
+        matches(r, index) && !ended_by_id, r->include_stop, &core->scratch, &core->text);
 }
 
 static bool ended_by_id(const struct core_sample *s, uint32_t index)

@@ -191,6 +191,7 @@ static enum status start(struct shell *s, struct error *err)
     arena_init(&s->in, LIMIT_MESSAGE_UNPACK_BYTES);
     arena_init(&s->out, LIMIT_MESSAGE_UNPACK_BYTES);
     buf_init(&s->packed, LIMIT_MESSAGE_BYTES);
+    buf_init(&s->answer, LIMIT_WORKER_MESSAGE_BYTES);
     s->n_tenants = 1; // number 0 is the unnamed tenant
     TRY(make_core(s, err));
     TRY(add_model(s, err));
@@ -315,6 +316,7 @@ static void finish(struct shell *s)
     arena_reset(&s->in);
     arena_reset(&s->out);
     buf_deinit(&s->packed);
+    buf_deinit(&s->answer);
     free(s);
 }
 

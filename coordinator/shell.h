@@ -64,6 +64,7 @@ struct shell {
     struct arena in;        // the message being handled
     struct arena out;       // the message being built
     struct buf packed;
+    struct buf answer; // of a group, copied to be 8-byte aligned
     bool stopping, drained;
     uint64_t stop_us;
 };

@@ -176,6 +176,16 @@ static void handle_progress(struct shell *s, const Phalanx__Worker__Progress *p)
         m->progress_percent = (uint32_t)((double)p->bytes_done / (double)p->bytes_total * 100);
 }
 
+// An epoch of 0 welcomes nobody: the group registers again.
+static void ask_to_register(struct shell *s, uint64_t peer)
+{
+    Phalanx__Worker__Welcome welcome = PHALANX__WORKER__WELCOME__INIT;
+    welcome.has_epoch = 1;
+    Phalanx__Worker__WorkerMessage m = PHALANX__WORKER__WORKER_MESSAGE__INIT;
+    m.welcome = &welcome;
+    send_control(s, peer, &m);
+}
+
 static void handle_control(
     struct shell *s, uint64_t peer, const void *data, size_t n, uint64_t now_us)
 {
@@ -192,6 +202,8 @@ static void handle_control(
         handle_register(s, peer, m->register_, now_us);
     if (m->progress)
         handle_progress(s, m->progress);
+    if (m->heartbeat && !group_find(s, peer))
+        ask_to_register(s, peer);
     if (m->failed)
         handle_failed(s, m->failed, now_us);
 }
@@ -207,8 +219,10 @@ void shell_groups_handle(
     } else if (kind == 'A' && g) {
         struct core_in in = {.type = CORE_IN_ANSWER, .now_us = now_us};
         in.answer.group = (uint32_t)(g - s->group);
-        in.answer.data = data;
-        in.answer.n = n;
+        buf_clear(&s->answer);
+        buf_append(&s->answer, data, n);
+        in.answer.data = s->answer.data;
+        in.answer.n = s->answer.size;
         core_step(s->core, &in);
     }
 }

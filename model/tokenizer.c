@@ -182,18 +182,21 @@ enum status tokenizer_work_emit(struct tokenizer_work *w, uint32_t id)
 typedef enum status (*between)(
     struct tokenizer_work *w, const uint8_t *text, size_t n, bool at_start);
 
-// Emits the added tokens of a text and hands what lies between them to `rest`. White space that a
-// token strips on its left may be taken by the token before it; on the right, stripping goes over
-// tokens that follow, which come out nevertheless (as in the reference).
+// Emits the added tokens of a text and hands what lies between them to `rest`. As in the
+// reference, a token that strips on its right may reach over tokens that follow; those come out
+// nevertheless, unless they strip on their left and have nothing left.
 static enum status cut_added(struct tokenizer_work *w, bool normalized, const uint8_t *text,
     size_t n, bool at_start, between rest)
 {
     size_t at = 0, done = 0;
     struct tokenizer_found f;
     while (tokenizer_added_next(w->t, normalized, w->parse_special, text, n, &at, &f)) {
+        if (f.lstrip && f.start < done)
+            f.start = done;
         if (done < f.start)
             TRY(rest(w, text + done, f.start - done, at_start && done == 0));
-        TRY(tokenizer_work_emit(w, f.id));
+        if (f.start < f.end)
+            TRY(tokenizer_work_emit(w, f.id));
         done = f.end;
     }
     return done < n ? rest(w, text + done, n - done, at_start && done == 0) : STATUS_OK;
@@ -210,6 +213,7 @@ static enum status encode_raw(
 {
     struct tokenizer_bytes normal;
     TRY(tokenizer_normalize(w, (struct tokenizer_bytes){text, n}, &normal));
+    at_start = at_start && !w->start_gone;
     return cut_added(w, true, normal.data, normal.n, at_start, encode_normalized);
 }
 

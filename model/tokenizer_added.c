@@ -189,6 +189,7 @@ bool tokenizer_added_next(const struct tokenizer *t, bool normalized, bool parse
             .start = a->lstrip ? spaces_before(text, start) : start,
             .end = a->rstrip ? spaces_after(text, n, end) : end,
             .id = a->id,
+            .lstrip = a->lstrip,
         };
         *at = i;
         return true;

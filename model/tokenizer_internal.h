@@ -208,6 +208,7 @@ struct tokenizer_work {
     struct tokenizer_ids *ids;
     struct error *err;
     bool parse_special;
+    bool start_gone; // the last normalization removed what the text began with
     struct tokenizer_matcher matcher;
     struct buf normal[2];
     struct buf stage[TOKENIZER_STEPS_MAX];
@@ -230,6 +231,7 @@ enum status tokenizer_added_build(struct tokenizer *t, struct tokenizer_work *w)
 struct tokenizer_found {
     size_t start, end;
     uint32_t id;
+    bool lstrip; // the white space at the start may be another token's already
 };
 bool tokenizer_added_next(const struct tokenizer *t, bool normalized, bool parse_special,
     const uint8_t *text, size_t n, size_t *at, struct tokenizer_found *found);

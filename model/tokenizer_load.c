@@ -328,6 +328,15 @@ static enum status read_merge(
     return STATUS_OK;
 }
 
+// True if no character of a text is lost: what is lost brings its neighbours together.
+static bool keeps_all(const struct tokenizer_bpe *b)
+{
+    bool all_bytes = b->byte_fallback;
+    for (size_t i = 0; i < 256; i++)
+        all_bytes = all_bytes && b->fallback_id[i] != TOKENIZER_NONE;
+    return all_bytes || b->unk != TOKENIZER_NONE;
+}
+
 static enum status read_merges(struct tokenizer *t, const json_t *merges, struct error *err)
 {
     struct tokenizer_bpe *b = &t->bpe;
@@ -336,7 +345,7 @@ static enum status read_merges(struct tokenizer *t, const json_t *merges, struct
     size_t n = json_array_size(merges), rank = 0;
     if (!tokenizer_table_pairs_init(&b->pairs, &t->arena, t->key, n))
         return no_memory(err);
-    b->cut_meta = !b->raw_bytes && b->char_id[0x2581] != TOKENIZER_NONE;
+    b->cut_meta = !b->raw_bytes && b->char_id[0x2581] != TOKENIZER_NONE && keeps_all(b);
     for (size_t i = 0; i < n; i++) {
         const json_t *value = json_array_get(merges, i);
         const char *text = json_string_value(value);

@@ -99,6 +99,20 @@ static struct tokenizer_bytes strip(const struct tokenizer_step *s, struct token
     return in;
 }
 
+// Metaspace's "first" asks where a piece began in the original text. The beginning is gone when
+// it was stripped, or replaced by nothing; or, as the reference counts, when more than one
+// character was replaced there.
+static bool removes_start(
+    const struct tokenizer_step *s, struct tokenizer_bytes in, size_t first_end)
+{
+    size_t k;
+    uint32_t c = unicode_decode(in.data, in.n, &k);
+    if (s->kind == TOKENIZER_STEP_STRIP_ACCENTS)
+        return unicode_is_mark(c);
+    return s->kind == TOKENIZER_STEP_REPLACE && first_end > 0 &&
+           (s->content.n == 0 || first_end > k);
+}
+
 // True if the step leaves `in` as it is.
 static bool has_no_effect(const struct tokenizer_step *s, struct tokenizer_bytes in)
 {
@@ -116,6 +130,15 @@ static bool has_no_effect(const struct tokenizer_step *s, struct tokenizer_bytes
     }
 }
 
+static enum status run_replace(struct tokenizer_work *w, const struct tokenizer_step *s,
+    struct tokenizer_bytes in, struct buf *out)
+{
+    struct tokenizer_scan scan = tokenizer_pattern_scan(&s->pattern, &w->matcher, in.data, in.n);
+    TRY(tokenizer_pattern_replace(&scan, s->content.data, s->content.n, out, w->err));
+    w->start_gone |= removes_start(s, in, scan.first_end);
+    return STATUS_OK;
+}
+
 static enum status run_step(struct tokenizer_work *w, const struct tokenizer_step *s,
     struct tokenizer_bytes in, struct buf *out)
 {
@@ -124,15 +147,13 @@ static enum status run_step(struct tokenizer_work *w, const struct tokenizer_ste
         buf_append(out, s->content.data, s->content.n);
         buf_append(out, in.data, in.n);
         return STATUS_OK;
-    case TOKENIZER_STEP_REPLACE: {
-        struct tokenizer_scan scan =
-            tokenizer_pattern_scan(&s->pattern, &w->matcher, in.data, in.n);
-        return tokenizer_pattern_replace(&scan, s->content.data, s->content.n, out, w->err);
-    }
+    case TOKENIZER_STEP_REPLACE:
+        return run_replace(w, s, in, out);
     case TOKENIZER_STEP_LOWERCASE:
         run_lowercase(in, out);
         return STATUS_OK;
     case TOKENIZER_STEP_STRIP_ACCENTS:
+        w->start_gone |= removes_start(s, in, 0);
         run_strip_accents(in, out);
         return STATUS_OK;
     default:
@@ -144,10 +165,13 @@ enum status tokenizer_normalize(
     struct tokenizer_work *w, struct tokenizer_bytes in, struct tokenizer_bytes *out)
 {
     unsigned to = 0;
+    w->start_gone = false;
     for (size_t i = 0; i < w->t->n_steps; i++) {
         const struct tokenizer_step *s = &w->t->steps[i];
         if (s->kind == TOKENIZER_STEP_STRIP) {
+            const uint8_t *start = in.data;
             in = strip(s, in);
+            w->start_gone |= in.data != start;
             continue;
         }
         if (has_no_effect(s, in))

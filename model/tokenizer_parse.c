@@ -101,8 +101,9 @@ static const char PRE[] = "tokenizer.json: pre_tokenizer";
 // The split of GPT-2, which ByteLevel does unless told otherwise.
 static const char GPT2_SPLIT[] =
     "'s|'t|'re|'ve|'m|'ll|'d| ?\\p{L}+| ?\\p{N}+| ?[^\\s\\p{L}\\p{N}]+|\\s+(?!\\S)|\\s+";
-// Word characters with join controls, as UTS 18 has them, or what is neither word nor space.
-static const char WHITESPACE_SPLIT[] = "[\\w\\x{200c}\\x{200d}]+|[^\\w\\s\\x{200c}\\x{200d}]+";
+// Word characters as UTS 18 has them, or what is neither that nor white space.
+#define UTS18_WORD "\\p{Alphabetic}\\p{M}\\p{Nd}\\p{Pc}\\x{200c}\\x{200d}"
+static const char WHITESPACE_SPLIT[] = "[" UTS18_WORD "]+|[^\\s" UTS18_WORD "]+";
 
 static enum status stage_add(struct tokenizer *t, enum tokenizer_stage_kind kind,
     struct tokenizer_stage **out, struct error *err)

@@ -185,6 +185,8 @@ enum status tokenizer_pattern_replace(struct tokenizer_scan *s, const uint8_t *c
         if (start < done) // \K or a lookbehind reaching back
             return status_fail(err, STATUS_INVALID,
                 "a regular expression of the tokenizer gives matches that overlap");
+        if (start == 0)
+            s->first_end = end;
         buf_append(out, s->text + done, start - done);
         buf_append(out, content, n_content);
         done = end;

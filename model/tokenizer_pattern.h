@@ -43,8 +43,9 @@ struct tokenizer_scan {
     struct tokenizer_matcher *matcher;
     const uint8_t *text;
     size_t n;
-    size_t at;       // where the next search begins
-    size_t last_end; // of the last match; SIZE_MAX before the first
+    size_t at;        // where the next search begins
+    size_t last_end;  // of the last match; SIZE_MAX before the first
+    size_t first_end; // set by replacing: the end of a match that began at 0, or 0
 };
 
 struct tokenizer_scan tokenizer_pattern_scan(

@@ -64,33 +64,166 @@ static bool copy_braced(struct translator *t)
     return true;
 }
 
-// The classes that mean something else in PCRE2, for inside and outside of brackets; NULL inside:
-// a complement of several classes cannot be written there.
+// What \w matches in a class, and outside of one: there, Oniguruma's table for Latin-1 adds the
+// superscript digits and the fractions.
+#define WORD_MEMBERS "\\p{Alphabetic}\\p{M}\\p{Nd}\\p{Pc}"
+#define WORD WORD_MEMBERS "\\x{b2}\\x{b3}\\x{b9}\\x{bc}-\\x{be}"
+
+// Escapes that mean something else in PCRE2. `members` can stand in a class; an escape with a
+// capital letter is the complement, which can stand there only if it is one property.
 static const struct {
-    char letter;
-    const char *outside, *inside;
+    char letter, complement;
+    const char *outside, *members;
+    const char *complement_members;
 } CLASS_ESCAPES[] = {
-    {'s', "\\p{White_Space}", "\\p{White_Space}"},
-    {'S', "\\P{White_Space}", "\\P{White_Space}"},
-    {'d', "\\p{Nd}", "\\p{Nd}"},
-    {'D', "\\P{Nd}", "\\P{Nd}"},
-    {'w', "[\\p{Alphabetic}\\p{M}\\p{Nd}\\p{Pc}]", "\\p{Alphabetic}\\p{M}\\p{Nd}\\p{Pc}"},
-    {'W', "[^\\p{Alphabetic}\\p{M}\\p{Nd}\\p{Pc}]", NULL},
-    {'h', "[0-9a-fA-F]", "0-9a-fA-F"},
-    {'H', "[^0-9a-fA-F]", NULL},
+    {'s', 'S', "\\p{White_Space}", "\\p{White_Space}", "\\P{White_Space}"},
+    {'d', 'D', "\\p{Nd}", "\\p{Nd}", "\\P{Nd}"},
+    {'w', 'W', WORD, WORD_MEMBERS, NULL},
+    {'h', 'H', "0-9a-fA-F", "0-9a-fA-F", NULL},
 };
+
+// Names in \p{...} and [[:...:]] that PCRE2 does not have, or has with another meaning.
+static const struct {
+    const char *name; // lower case, without separators
+    const char *members;
+} PROPERTIES[] = {
+    {"alpha", "\\p{Alphabetic}"},
+    {"upper", "\\p{Uppercase}"},
+    {"lower", "\\p{Lowercase}"},
+    {"digit", "\\p{Nd}"},
+    {"alnum", "\\p{Alphabetic}\\p{Nd}"},
+    {"space", "\\p{White_Space}"},
+    {"punct", "\\p{P}\\p{S}"},
+    {"word", WORD_MEMBERS},
+    {"xdigit", "0-9a-fA-F"},
+    {"letter", "\\p{L}"},
+    {"uppercaseletter", "\\p{Lu}"},
+    {"lowercaseletter", "\\p{Ll}"},
+    {"titlecaseletter", "\\p{Lt}"},
+    {"modifierletter", "\\p{Lm}"},
+    {"otherletter", "\\p{Lo}"},
+    {"mark", "\\p{M}"},
+    {"number", "\\p{N}"},
+    {"decimalnumber", "\\p{Nd}"},
+    {"punctuation", "\\p{P}"},
+    {"symbol", "\\p{S}"},
+    {"separator", "\\p{Z}"},
+};
+
+// The bare name of a property in lower case: "White_Space" -> "whitespace". Empty if too long.
+static void bare_name(const char *name, size_t n, char out[32])
+{
+    size_t k = 0;
+    for (size_t i = 0; i < n; i++) {
+        char c = name[i];
+        if (c == '_' || c == ' ' || c == '-')
+            continue;
+        if (k == 31) {
+            out[0] = '\0';
+            return;
+        }
+        out[k++] = c >= 'A' && c <= 'Z' ? (char)(c | 0x20) : c;
+    }
+    out[k] = '\0';
+}
+
+static void put_members(struct translator *t, const char *members, bool complement, bool in_class)
+{
+    if (!in_class)
+        put(t, complement ? "[^" : "[");
+    put(t, members);
+    if (!in_class)
+        put(t, "]");
+}
+
+// A name that is no short general category and no property of both dialects is that of a script;
+// PCRE2 would take it for the wider Script_Extensions.
+static bool is_script(const char *bare)
+{
+    static const char *const PROPERTIES_OF_BOTH[] = {"alphabetic", "whitespace", "lowercase",
+        "uppercase", "any", "assigned", "ascii", "emoji", "emojipresentation", "emojimodifier",
+        "emojimodifierbase", "emojicomponent", "extendedpictographic", "ideographic", "cased",
+        "caseignorable", "idstart", "idcontinue", "xidstart", "xidcontinue", "math", "dash",
+        "hexdigit", "asciihexdigit", "diacritic", "extender", "defaultignorablecodepoint",
+        "variationselector", "joincontrol", "graphemeextend", "graphemebase", "quotationmark",
+        "radical", "regionalindicator", "softdotted", "terminalpunctuation", "sentenceterminal",
+        "unifiedideograph", "noncharactercodepoint", "bidicontrol", "patternwhitespace",
+        "patternsyntax", "deprecated", "logicalorderexception", "idsbinaryoperator",
+        "idstrinaryoperator", "changeswhenlowercased", "changeswhenuppercased",
+        "changeswhentitlecased", "changeswhencasefolded", "changeswhencasemapped"};
+    if (strlen(bare) <= 2 || strchr(bare, '&') || strchr(bare, ':') || strchr(bare, '='))
+        return false;
+    for (size_t i = 0; i < COUNT_OF(PROPERTIES_OF_BOTH); i++) {
+        if (strcmp(bare, PROPERTIES_OF_BOTH[i]) == 0)
+            return false;
+    }
+    return true;
+}
+
+// \p{name}, \P{name}, \p{^name} or [:name:]; the name lies at `name`.
+static enum status property(
+    struct translator *t, const char *name, size_t n, bool complement, bool in_class)
+{
+    char bare[32];
+    bare_name(name, n, bare);
+    for (size_t i = 0; i < COUNT_OF(PROPERTIES); i++) {
+        const char *members = PROPERTIES[i].members;
+        if (strcmp(bare, PROPERTIES[i].name) != 0)
+            continue;
+        if (in_class && complement && strncmp(members, "\\p{", 3) == 0 &&
+            !strchr(members + 1, '\\')) {
+            buf_printf(t->out, "\\P%s", members + 2);
+            return STATUS_OK;
+        }
+        if (in_class && complement)
+            return refuse(t, "the complement of several classes inside of a class");
+        put_members(t, members, complement, in_class);
+        return STATUS_OK;
+    }
+    buf_printf(
+        t->out, "\\%c{%s%.*s}", complement ? 'P' : 'p', is_script(bare) ? "sc:" : "", (int)n, name);
+    return STATUS_OK;
+}
+
+// At \p or \P.
+static enum status property_escape(struct translator *t, bool in_class)
+{
+    bool complement = peek(t, 1) == 'P';
+    const char *text = t->text + t->i;
+    const char *close = peek(t, 2) == '{' ? memchr(text, '}', t->n - t->i) : NULL;
+    if (!close || close - text > 64)
+        return refuse(t, "\\p without a name in braces");
+    const char *name = text + 3;
+    if (*name == '^') {
+        complement = !complement;
+        name++;
+    }
+    t->i += (size_t)(close - text) + 1;
+    return property(t, name, (size_t)(close - name), complement, in_class);
+}
 
 // At a backslash.
 static enum status escape(struct translator *t, bool in_class)
 {
     char c = peek(t, 1);
     for (size_t k = 0; k < COUNT_OF(CLASS_ESCAPES); k++) {
-        if (c != CLASS_ESCAPES[k].letter)
+        bool complement = c == CLASS_ESCAPES[k].complement;
+        if (c != CLASS_ESCAPES[k].letter && !complement)
             continue;
-        const char *s = in_class ? CLASS_ESCAPES[k].inside : CLASS_ESCAPES[k].outside;
+        const char *s = in_class ? CLASS_ESCAPES[k].members : CLASS_ESCAPES[k].outside;
+        if (in_class && complement)
+            s = CLASS_ESCAPES[k].complement_members;
         if (!s)
             return refuse(t, "\\W or \\H inside of a class");
-        put(t, s);
+        put_members(t, s, complement, in_class);
+        t->i += 2;
+        return STATUS_OK;
+    }
+    if (c == 'p' || c == 'P')
+        return property_escape(t, in_class);
+    if ((c == 'b' || c == 'B') && !in_class) {
+        put(t, c == 'b' ? "(?:(?<=[" WORD "])(?![" WORD "])|(?<![" WORD "])(?=[" WORD "]))"
+                        : "(?:(?<=[" WORD "])(?=[" WORD "])|(?<![" WORD "])(?![" WORD "]))");
         t->i += 2;
         return STATUS_OK;
     }
@@ -105,8 +238,30 @@ static enum status escape(struct translator *t, bool in_class)
     if (c == 'O' || c == 'y' || c == 'Y' || c == 'Q')
         return refuse(t, "\\O, \\y, \\Y or \\Q");
     copy(t, 2);
-    if ((c == 'p' || c == 'P' || c == 'x' || c == 'o') && peek(t, 0) == '{' && !copy_braced(t))
+    if ((c == 'x' || c == 'o') && peek(t, 0) == '{' && !copy_braced(t))
         return refuse(t, "an escape without its closing brace");
+    return STATUS_OK;
+}
+
+// At [: inside of a class.
+static enum status posix_class(struct translator *t)
+{
+    const char *text = t->text + t->i;
+    const char *close = memmem(text, t->n - t->i, ":]", 2);
+    bool complement = peek(t, 2) == '^';
+    if (!close || close - text > 64)
+        return refuse(t, "[: without :]");
+    const char *name = text + (complement ? 3 : 2);
+    char bare[32] = "";
+    if (name < close)
+        bare_name(name, (size_t)(close - name), bare);
+    for (size_t i = 0; i < COUNT_OF(PROPERTIES); i++) {
+        if (strcmp(bare, PROPERTIES[i].name) == 0) {
+            t->i += (size_t)(close - text) + 2;
+            return property(t, name, (size_t)(close - name), complement, true);
+        }
+    }
+    copy(t, (size_t)(close - text) + 2);
     return STATUS_OK;
 }
 
@@ -129,10 +284,7 @@ static enum status class_members(struct translator *t, size_t depth, bool *met_a
         if (c == '\\') {
             TRY(escape(t, true));
         } else if (c == '[' && peek(t, 1) == ':') {
-            const char *close = memmem(t->text + t->i, t->n - t->i, ":]", 2);
-            if (!close)
-                return refuse(t, "[: without :]");
-            copy(t, (size_t)(close - (t->text + t->i)) + 2);
+            TRY(posix_class(t));
         } else if (c == '[') {
             // A nested class just adds its members, as long as it is no complement.
             bool inner_and = false;
