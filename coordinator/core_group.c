@@ -167,6 +167,22 @@ static void suspect(struct core *core, struct core_sample *s, const struct core_
     s->suspect_until = slot->n_planned;
 }
 
+// A sample that was preempted while plans that named it were in flight is suspected like others.
+static void suspect_former(struct core *core, const struct core_slot *slot)
+{
+    const struct core_request *r = core_table_by_handle(core, slot->former_request);
+    struct core_sample *s = &core->sample[slot->former];
+    if (!r || s->state == SAMPLE_FINISHED || slot->sample != NONE)
+        return;
+    bool waits = s->state == SAMPLE_WAITING;
+    if (waits)
+        sched_queue_remove(core, s);
+    s->attempt += waits;
+    suspect(core, s, slot);
+    if (waits)
+        sched_queue_put(core, s);
+}
+
 // A request that was in flight too often is not tried again.
 static void quarantine(struct core *core, struct core_request *r)
 {
@@ -199,10 +215,12 @@ void core_group_gone(struct core *core, uint32_t group, bool crashed)
             suspect(core, s, slot);
         sched_queue_put(core, s);
     }
-    for (uint32_t i = g->run_first; i != NONE; i = g->slot[i].run_next) {
-        struct core_sample *s = core_slot_sample(core, &g->slot[i]);
-        quarantine(core, core_request_of(core, s));
-    }
+    for (uint32_t i = 0; i < g->limits.n_slots && crashed; i++)
+        if (g->slot[i].used && g->slot[i].in_flight > 0)
+            suspect_former(core, &g->slot[i]);
+    for (uint32_t i = 0; i < core->requests_touched; i++)
+        if (core->request[i].state == REQUEST_LIVE)
+            quarantine(core, &core->request[i]);
 }
 
 void core_group_bad(struct core *core, uint32_t group, const struct error *err)

@@ -150,6 +150,8 @@ struct core_slot {
     uint32_t generation;
     bool used;
     uint32_t sample; // NONE: an orphan
+    uint32_t former; // of an orphan: whose it was, if that request still has this handle
+    uint64_t former_request;
     uint32_t n_done, n_planned, n_sampling, in_flight;
     bool shown;           // the worker has seen PLAN_SEQ_FIRST
     bool alone_reserve;   // its promise is all blocks there are

@@ -44,7 +44,8 @@ void sched_prefix_attach(struct core *core, struct core_group *g, struct core_sl
     uint32_t block_tokens = g->limits.block_tokens;
     slot->chain = r->root;
     bool scores = r->prompt_logprobs >= 0 && s->index == 0 && !MUTANT(12);
-    if (core->model[g->model].config.no_prefix_cache || scores)
+    // A suspect proves itself only by rows that are computed.
+    if (core->model[g->model].config.no_prefix_cache || scores || s->suspect)
         return;
     uint32_t n = (core_known(core, s) - !MUTANT(13)) / block_tokens;
     struct search search = {.chain = r->root};

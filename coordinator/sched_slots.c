@@ -100,6 +100,8 @@ void sched_slots_detach(struct core *core, struct core_sample *s)
         g->slot[slot->run_next].run_prev = slot->run_prev;
     g->n_running--;
     slot->sample = NONE;
+    slot->former = core_sample_index(core, s);
+    slot->former_request = core_handle(core, core_request_of(core, s));
     s->group = s->slot = NONE;
     unpromise(g, slot);
     core->model[g->model].dirty = true;
@@ -122,7 +124,8 @@ bool sched_slots_promise(struct core_group *g, struct core_slot *slot, uint32_t 
             wanted[k] = kv->n - shared;
             all = true;
         }
-        if (wanted[k] > kv->n_free - kv->n_reserved)
+        // The prefix that it shares may itself have been free, and promised to others.
+        if (kv->n_free < kv->n_reserved || wanted[k] > kv->n_free - kv->n_reserved)
             return false;
     }
     for (uint32_t k = 0; k < g->limits.n_kv_groups; k++) {
