@@ -103,6 +103,8 @@ void sim_step(struct sim *sim, struct core_in *in)
     in->now_us = sim->now_us;
     if (!sim->calm && sim_chance(sim, sim->faults.clock_jump))
         in->now_us -= sim_below(sim, 1000); // a clock that goes back is not believed
+    if (in->now_us > sim->core_now_us)
+        sim->core_now_us = in->now_us;
     sim->stepping++;
     core_step(sim->core, in);
     sim->stepping--;
@@ -283,7 +285,7 @@ static void gone(struct sim *sim, struct sim_worker *w, uint64_t boot)
 static void peer_gone(struct sim *sim, struct sim_job *job, uint64_t peer)
 {
     if (job->core_peer == peer && job->gone_us == 0)
-        job->gone_us = sim->now_us;
+        job->gone_us = sim->core_now_us;
     struct core_in in = {.type = CORE_IN_PEER_GONE, .peer = peer};
     sim_step(sim, &in);
 }
@@ -344,6 +346,9 @@ static bool over(const struct sim *sim)
 {
     for (uint32_t i = 0; i < sim->n_jobs; i++)
         if (!sim->job[i].done)
+            return false;
+    for (uint32_t i = 0; i < sim->n_groups; i++)
+        if (sim->worker[i].n_flights > 0)
             return false;
     struct core_counters counters;
     core_counters(sim->core, &counters);

@@ -72,6 +72,7 @@ struct sim_seen {
     bool view_finish;     // since the last SUBMIT or RESUME
     uint32_t view_next;   // next offset to be sent
     uint32_t min_attempt; // of its next ASSIGN
+    uint32_t group;       // of its last ASSIGN
     uint64_t last_death;  // that was counted
 };
 
@@ -167,7 +168,7 @@ struct sim_faults {
 struct sim_event;
 
 struct sim {
-    uint64_t seed, rng, now_us;
+    uint64_t seed, rng, now_us, core_now_us; // core_now_us: as the core believes
     struct core *core;
     struct sim_faults faults;
     bool calm; // faults are off
@@ -270,7 +271,7 @@ void sim_client_receive(struct sim *sim, const struct sim_message *m);
 // A message of the client reaches the core. `other_body`: SUBMIT under the same id.
 void sim_client_deliver(struct sim *sim, struct sim_job *job, struct core_in *in, bool other_body);
 // The texts of jobs that are submitted as text.
-size_t sim_client_text(const struct sim_job *job, char out[32]);
+size_t sim_client_text(const struct sim_job *job, char out[SIM_CONTEXT_MAX]);
 
 // ---- sim_watch.c
 // ---------------------------------------------------------------------------------

@@ -77,9 +77,12 @@ void sim_client_make(struct sim *sim, struct sim_job *job)
     sim_expect(sim, job);
 }
 
-size_t sim_client_text(const struct sim_job *job, char out[32])
+size_t sim_client_text(const struct sim_job *job, char out[SIM_CONTEXT_MAX])
 {
-    return (size_t)snprintf(out, 32, "prompt of job %u", job->number);
+    // As many bytes as ids, for a tokenizer makes at most one id of a byte.
+    for (uint32_t i = 0; i < job->n_prompt; i++)
+        out[i] = (char)('a' + (job->number + i) % 26);
+    return job->n_prompt;
 }
 
 // ---- sending
@@ -128,7 +131,8 @@ static void send_submit(struct sim *sim, struct sim_job *job, bool other_body)
     send(sim, job, &in, other_body);
 }
 
-static void fill_request(struct sim *sim, const struct sim_job *job, bool other_body, char text[32])
+static void fill_request(
+    struct sim *sim, const struct sim_job *job, bool other_body, char text[SIM_CONTEXT_MAX])
 {
     struct request *q = &sim->request;
     memset(q, 0, offsetof(struct request, stop));
@@ -167,7 +171,7 @@ static void deliver_submit(
     // what no client of ours sends.
     if (job->closed || (other_body && !job->known))
         return;
-    char text[32];
+    char text[SIM_CONTEXT_MAX];
     struct sampling_params params = {.seed = job->seed,
         .temperature = 1,
         .top_p = 1,

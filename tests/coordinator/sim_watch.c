@@ -31,13 +31,13 @@ void sim_watch_rewind(struct sim_job *job, uint32_t from)
 static bool may_end(const struct sim *sim, const struct sim_job *job, enum core_reason reason)
 {
     if (reason == CORE_ABORT)
-        return job->may_abort || (job->deadline_us && sim->now_us >= job->deadline_us) ||
-               (job->gone_us && !job->unattended && sim->now_us >= job->gone_us + 50000);
+        return job->may_abort || (job->deadline_us && sim->core_now_us >= job->deadline_us) ||
+               (job->gone_us && !job->unattended && sim->core_now_us >= job->gone_us + 50000);
     if (reason == CORE_ERROR) {
         bool blamed = sim->random_deaths > 0 && (job->deaths >= 2);
         return blamed || job->poison_at >= 0 || job->bad_logits_at >= 0 || job->tokenize_fails;
     }
-    return !job->deadline_us || sim->now_us < job->deadline_us;
+    return !job->deadline_us || sim->core_now_us < job->deadline_us;
 }
 
 static void journal_finish(struct sim *sim, struct sim_job *job, const struct core_finish *f)
@@ -84,7 +84,7 @@ static void watch_journal(struct sim *sim, struct sim_job *job, const struct cor
         job->closed = false;
         job->handle = out->request;
         memset(job->seen, 0, sizeof job->seen);
-        job->deadline_us = job->deadline_ms ? sim->now_us + job->deadline_ms * 1000 : 0;
+        job->deadline_us = job->deadline_ms ? sim->core_now_us + job->deadline_ms * 1000 : 0;
         return;
     }
     SIM_EXPECT(sim, job->known && job->handle == out->request, "job %u: a record before its ACCEPT",
@@ -94,6 +94,7 @@ static void watch_journal(struct sim *sim, struct sim_job *job, const struct cor
         SIM_EXPECT(sim, j->attempt >= seen->min_attempt && j->attempt >= 1,
             "job %u: attempt %u again", job->number, j->attempt);
         seen->min_attempt = j->attempt;
+        seen->group = j->group;
     } else if (j->type == CORE_JOURNAL_TOKENS) {
         journal_tokens(sim, job, j);
     } else if (j->type == CORE_JOURNAL_FINISH) {
@@ -242,7 +243,7 @@ static void watch_seq(struct sim *sim, struct sim_worker *w, const struct plan_s
     }
     SIM_EXPECT(sim, job->known && !job->closed && !job->seen[sample].journal_finish,
         "job %u is planned after its end", job->number);
-    SIM_EXPECT(sim, !job->deadline_us || sim->now_us < job->deadline_us,
+    SIM_EXPECT(sim, !job->deadline_us || sim->core_now_us < job->deadline_us,
         "job %u is planned after its deadline", job->number);
     uint32_t n = w->flight[w->n_flights].n++;
     w->flight[w->n_flights].job[n] = job;
@@ -283,7 +284,8 @@ void sim_watch_death(struct sim *sim, struct sim_worker *w, bool crashed)
         for (uint32_t i = 0; i < w->flight[f].n; i++) {
             struct sim_job *job = w->flight[f].job[i];
             struct sim_seen *seen = &job->seen[w->flight[f].sample[i]];
-            if (!seen->journal_finish && seen->last_death != sim->n_deaths) {
+            if (!seen->journal_finish && seen->group == w->group &&
+                seen->last_death != sim->n_deaths) {
                 seen->min_attempt++;
                 seen->last_death = sim->n_deaths;
             }
@@ -298,8 +300,7 @@ void sim_watch_death(struct sim *sim, struct sim_worker *w, bool crashed)
 static void watch_bad(struct sim *sim, const struct core_out *out)
 {
     struct sim_worker *w = &sim->worker[out->group_bad.group];
-    SIM_EXPECT(
-        sim, w->hostile != SIM_NONE, "an honest group is condemned: %s", out->group_bad.sentence);
+    SIM_EXPECT(sim, w->hostile_now, "an honest group is condemned: %s", out->group_bad.sentence);
     w->hostile_now = false;
     sim->random_deaths++;
     sim_watch_death(sim, w, true);
@@ -319,7 +320,7 @@ static void watch_closed(struct sim *sim, struct sim_job *job)
 
 static void watch_tokenize(struct sim *sim, struct sim_job *job, const struct core_out *out)
 {
-    char text[32];
+    char text[SIM_CONTEXT_MAX];
     size_t n = sim_client_text(job, text);
     SIM_EXPECT(sim, out->tokenize.n == n && memcmp(out->tokenize.text, text, n) == 0,
         "job %u: another text is tokenized", job->number);
