@@ -96,20 +96,6 @@ struct coll_all_reduce_args {
 };
 enum status coll_all_reduce(struct coll_group *g, const struct coll_all_reduce_args *a);
 
-// residual += all_reduce(x); out = rms_norm(residual) * (offset + weight): the bits of the
-// composition. x is [n_rows, dim] f32 and is used up.
-struct coll_reduce_norm_args {
-    float *x;
-    float *residual;     // [n_rows, dim], the same on all ranks
-    const float *weight; // [dim]
-    float *out;          // [n_rows, dim]
-    uint32_t n_rows, dim;
-    float eps, weight_offset;
-    bool symmetric;
-    void *stream;
-};
-enum status coll_all_reduce_norm(struct coll_group *g, const struct coll_reduce_norm_args *a);
-
 // out[count of this rank] = sum over ranks of in[its slice]; slices as coll_slice deals them.
 enum status coll_reduce_scatter(struct coll_group *g, const void *in, void *out, size_t count,
     enum dtype dtype, enum coll_op op, void *stream);

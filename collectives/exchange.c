@@ -5,8 +5,6 @@
 // looked at, and ranks that exchange with nobody go straight on.
 #include "collectives/group.h"
 
-#include <string.h>
-
 static bool is_peer(const struct coll_exchange_args *a, uint32_t q)
 {
     return (a->peers >> q & 1) != 0;
@@ -50,7 +48,7 @@ static void push(struct coll_group *g, const struct coll_exchange_args *a, uint3
     size_t n = a->send_bytes[to];
     struct group_pair *p = pair(g, to, g->rank);
     if (n > 0)
-        memmove(group_heap(g, to) + offset + g->rank * a->slot_bytes, a->send[to], n);
+        g->reduce->copy(group_heap(g, to) + offset + g->rank * a->slot_bytes, a->send[to], n);
     p->bytes = n;
     atomic_store_explicit(&p->done, (uint64_t)g->signature << 32 | g->epoch, memory_order_release);
 }

@@ -29,12 +29,12 @@ static enum status gather_chunk(
 {
     uint8_t *slot;
     TRY(group_slot(g, &slot));
-    memcpy(slot, in, bytes);
+    g->reduce->copy(slot, in, bytes);
     group_signal(g);
     for (uint32_t d = 1; d < g->size; d++) {
         uint32_t peer = g->rank + d < g->size ? g->rank + d : g->rank + d - g->size;
         TRY(group_wait(g, peer, g->epoch));
-        memcpy(out + peer * stride, group_peer_slot(g, peer), bytes);
+        g->reduce->copy(out + peer * stride, group_peer_slot(g, peer), bytes);
     }
     group_slot_used(g);
     return STATUS_OK;
@@ -70,12 +70,12 @@ static enum status broadcast_chunk(struct coll_group *g, uint8_t *at, size_t byt
     if (g->rank == root) {
         uint8_t *slot;
         TRY(group_slot(g, &slot));
-        memcpy(slot, at, bytes);
+        g->reduce->copy(slot, at, bytes);
         group_signal(g);
     } else {
         group_signal(g);
         TRY(group_wait(g, root, g->epoch));
-        memcpy(at, group_peer_slot(g, root), bytes);
+        g->reduce->copy(at, group_peer_slot(g, root), bytes);
     }
     group_slot_used(g);
     return STATUS_OK;
@@ -131,7 +131,7 @@ static enum status scatter_chunk(struct coll_group *g, const struct scatter *j, 
         if (q == g->rank)
             continue;
         n = part_of(g, j, q, at, &begin);
-        memcpy(slot + q * j->part * e, j->in + begin * e, n * e);
+        g->reduce->copy(slot + q * j->part * e, j->in + begin * e, n * e);
     }
     group_signal(g);
     n = part_of(g, j, g->rank, at, &begin);

@@ -18,8 +18,8 @@
 typedef void reduce_fn(
     void *const *dst, uint32_t n_dst, const void *const *src, uint32_t n_src, size_t count);
 
-// Copies with plain vector stores. The C library's memcpy may use string instructions or go past the
-// caches, which is slow for memory that another core has just read or will read next.
+// Copies with plain vector stores. The C library's memcpy may use string instructions or go past
+// the caches, which is slow for memory that another core has just read or will read next.
 typedef void reduce_copy_fn(void *dst, const void *src, size_t bytes);
 
 enum { REDUCE_OPS = 2, REDUCE_TYPES = 3 }; // enum coll_op; f32, f16, bf16

@@ -13,9 +13,9 @@
 // two signals of two_shot cost more than the extra reading of one_shot for longer.
 static const struct tuning_row built_in[] = {
     {.ranks = 2, .symmetric = false, .max_bytes = 8192, .algorithm = TUNING_ONE_SHOT},
-    {.ranks = 2, .symmetric = true, .max_bytes = 1024, .algorithm = TUNING_ONE_SHOT},
+    {.ranks = 2, .symmetric = true, .max_bytes = 2048, .algorithm = TUNING_ONE_SHOT},
     {.ranks = 0, .symmetric = false, .max_bytes = 32768, .algorithm = TUNING_ONE_SHOT},
-    {.ranks = 0, .symmetric = true, .max_bytes = 8192, .algorithm = TUNING_ONE_SHOT},
+    {.ranks = 0, .symmetric = true, .max_bytes = 16384, .algorithm = TUNING_ONE_SHOT},
 };
 
 const char *tuning_algorithm_name(enum tuning_algorithm a)
