@@ -152,35 +152,44 @@ void core_group_ready(struct core *core, const struct core_in_group *in)
 // ---- going
 // ---------------------------------------------------------------------------------------
 
-static void suspect(struct core *core, struct core_sample *s, const struct core_slot *slot)
+// Counts a death under the request and suspects all its samples: each must compute all rows up to
+// `until` alone, one sample at a time.
+static void suspect(struct core *core, struct core_request *r, uint32_t until)
 {
-    struct core_request *r = core_request_of(core, s);
     if (r->death_stamp != core->deaths) {
         r->death_stamp = core->deaths;
         r->deaths++;
         r->deaths_total++;
     }
-    if (!s->suspect) {
+    for (uint32_t i = r->first_sample; i != NONE; i = core->sample[i].next) {
+        struct core_sample *s = &core->sample[i];
+        bool waits = s->state == SAMPLE_WAITING;
+        if (s->state == SAMPLE_FINISHED)
+            continue;
+        if (waits)
+            sched_queue_remove(core, s);
+        core->n_suspects += !s->suspect;
         s->suspect = true;
-        core->n_suspects++;
+        if (s->suspect_until < until)
+            s->suspect_until = until;
+        if (waits)
+            sched_queue_put(core, s);
     }
-    s->suspect_until = slot->n_planned;
 }
 
-// A sample that was preempted while plans that named it were in flight is suspected like others.
-static void suspect_former(struct core *core, const struct core_slot *slot)
+// Whatever had rows in flight is suspected, even if it was preempted meanwhile.
+static void suspect_slot(struct core *core, const struct core_slot *slot)
 {
-    const struct core_request *r = core_table_by_handle(core, slot->former_request);
-    struct core_sample *s = &core->sample[slot->former];
-    if (!r || s->state == SAMPLE_FINISHED || slot->sample != NONE)
+    if (slot->sample != NONE) {
+        suspect(core, core_request_of(core, &core->sample[slot->sample]), slot->n_planned);
         return;
-    bool waits = s->state == SAMPLE_WAITING;
-    if (waits)
-        sched_queue_remove(core, s);
-    s->attempt += waits;
-    suspect(core, s, slot);
-    if (waits)
-        sched_queue_put(core, s);
+    }
+    struct core_request *r = core_table_by_handle(core, slot->former_request);
+    struct core_sample *s = &core->sample[slot->former];
+    if (!r || s->state == SAMPLE_FINISHED)
+        return;
+    s->attempt += s->state == SAMPLE_WAITING;
+    suspect(core, r, slot->n_planned);
 }
 
 // A request that was in flight too often is not tried again.
@@ -207,17 +216,14 @@ void core_group_gone(struct core *core, uint32_t group, bool crashed)
     core->deaths++;
     core->counters.group_deaths++;
     for (uint32_t i = g->run_first; i != NONE; i = g->slot[i].run_next) {
-        struct core_slot *slot = &g->slot[i];
-        struct core_sample *s = core_slot_sample(core, slot);
+        struct core_sample *s = core_slot_sample(core, &g->slot[i]);
         s->group = s->slot = NONE;
         s->attempt += !MUTANT(22);
-        if (crashed && slot->in_flight > 0)
-            suspect(core, s, slot);
         sched_queue_put(core, s);
     }
     for (uint32_t i = 0; i < g->limits.n_slots && crashed; i++)
         if (g->slot[i].used && g->slot[i].in_flight > 0)
-            suspect_former(core, &g->slot[i]);
+            suspect_slot(core, &g->slot[i]);
     for (uint32_t i = 0; i < core->requests_touched; i++)
         if (core->request[i].state == REQUEST_LIVE)
             quarantine(core, &core->request[i]);

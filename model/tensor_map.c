@@ -53,8 +53,7 @@ uint32_t tensor_map_dim(const struct model_config *m, enum tensor_dim dim)
     case TENSOR_DIM_VOCAB:
         return m->vocab_size;
     }
-    check(!"a dimension of the table");
-    return 0;
+    check_failed("a dimension of the table", __FILE__, __LINE__);
 }
 
 bool tensor_map_present(const struct model_config *m, enum tensor_when when)
@@ -75,8 +74,7 @@ bool tensor_map_present(const struct model_config *m, enum tensor_when when)
     case TENSOR_WHEN_MLP_BIAS:
         return m->mlp_bias;
     }
-    check(!"a condition of the table");
-    return false;
+    check_failed("a condition of the table", __FILE__, __LINE__);
 }
 
 bool tensor_map_cuts_columns(enum tensor_cut cut)
@@ -129,8 +127,7 @@ uint32_t tensor_map_spans(const struct model_config *m, const struct shard *s,
         out[0] = shard_vocab(m, s);
         return 1;
     }
-    check(!"a cut of the table");
-    return 0;
+    check_failed("a cut of the table", __FILE__, __LINE__);
 }
 
 void tensor_map_name(const struct tensor_row *row, uint32_t layer, char out[TENSOR_MAP_NAME_BYTES])

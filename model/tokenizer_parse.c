@@ -326,9 +326,9 @@ static enum status around_add(
     struct tokenizer *t, struct tokenizer_around *a, const json_t *id, struct error *err)
 {
     json_int_t v = json_integer_value(id);
-    if (!json_is_integer(id) || v < 0 || v >= t->n_ids)
-        return status_fail(err, STATUS_INVALID,
-            "%s: a special token's id must be an integer below %u", POST, t->n_ids);
+    if (!json_is_integer(id) || v < 0 || v >= t->n_ids || !t->tokens[v].content.data)
+        return status_fail(
+            err, STATUS_INVALID, "%s: a special token's id must be that of a token", POST);
     if (a->n == TOKENIZER_AROUND_MAX)
         return status_fail(
             err, STATUS_TOO_LARGE, "%s: more than %d tokens on a side", POST, TOKENIZER_AROUND_MAX);

@@ -63,7 +63,9 @@ struct attention_values {
 };
 
 struct attention_isa {
-    void (*widen)(float *to, const void *row, enum dtype t, uint32_t dim); // pads to 16 with zeros
+    // Copies n rows of `dim` elements to `to`, as floats, padded with zeros to a multiple of 16,
+    // and points row[] at the copies.
+    void (*widen)(float *to, const float **row, uint32_t n, enum dtype t, uint32_t dim);
     void (*scores)(const struct attention_scores *a);
     void (*softmax)(struct attention_softmax *a);
     void (*values)(const struct attention_values *a);

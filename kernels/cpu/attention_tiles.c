@@ -132,11 +132,9 @@ static void point_at_queries(const struct job *j, const struct unit *u, struct w
     for (uint32_t i = 0; i < u->n_q; i++) {
         uint64_t r = u->seq->first_row + u->row + i / u->n_heads, h = u->head + i % u->n_heads;
         w->q[i] = a->qkv + (r * (a->n_heads + 2 * a->kv.n_kv_heads) + h) * dim;
-        if (dim == j->dim)
-            continue;
-        j->isa->widen(w->padded + i * j->dim, w->q[i], DTYPE_F32, dim);
-        w->q[i] = w->padded + i * j->dim;
     }
+    if (dim != j->dim)
+        j->isa->widen(w->padded, w->q, u->n_q, DTYPE_F32, dim);
 }
 
 // The part of chunk `c` that each query sees, as offsets into it; empty: begin = end.
@@ -159,23 +157,56 @@ static void find_ranges(const struct job *j, const struct unit *u, uint32_t c, s
     }
 }
 
+// Asks for the rows of positions [p, end) ahead of their use: pages lie anywhere, so the processor
+// does not guess them by itself.
+static void prefetch_rows(
+    const struct job *j, const struct unit *u, const void *pages, uint32_t p, uint32_t end)
+{
+    const struct kv_layer *kv = &j->a->kv;
+    uint64_t row_bytes = (uint64_t)kv->head_dim * dtype_bytes(kv->dtype);
+    for (uint32_t n; p < end; p += n) {
+        n = min_u32(kv->block_tokens - p % kv->block_tokens, end - p);
+        const char *row = attention_row(kv, pages, u->seq->blocks[kv->group], u->kv_head, p);
+        for (uint64_t i = 0; i < n * row_bytes; i += 64)
+            __builtin_prefetch(row + i, 0, 3);
+    }
+}
+
+// What follows the keys or values of [at, at + KEYS): more of them, or values after keys, or the
+// next chunk's keys.
+static void prefetch_next(const struct job *j, const struct unit *u, bool keys, uint32_t at,
+    uint32_t low, uint32_t high, uint32_t base)
+{
+    const struct kv_layer *kv = &j->a->kv;
+    uint32_t last = u->seq->first_position + u->row + u->n_rows;
+    uint32_t next = at + KEYS;
+    if (next < high)
+        prefetch_rows(j, u, keys ? kv->k : kv->v, base + next, base + min_u32(next + KEYS, high));
+    else if (keys)
+        prefetch_rows(j, u, kv->v, base + low, base + min_u32(low / KEYS * KEYS + KEYS, high));
+    else if (base + CHUNK < last)
+        prefetch_rows(j, u, kv->k, base + CHUNK, min_u32(base + CHUNK + KEYS, last));
+}
+
 // Points w->row[0 .. KEYS - 1] at the keys or values of [at, at + KEYS) of the chunk, widened where
 // need be. Outside [low, high) there may be no page: those point at a neighbour and are not used.
-static void point_at_rows(const struct job *j, const struct unit *u, const void *pages, uint32_t at,
+static void point_at_rows(const struct job *j, const struct unit *u, bool keys, uint32_t at,
     uint32_t low, uint32_t high, uint32_t base, struct work *w)
 {
     const struct kv_layer *kv = &j->a->kv;
     const uint32_t *blocks = u->seq->blocks[kv->group];
-    bool direct = kv->dtype == DTYPE_F32 && kv->head_dim == j->dim;
     uint32_t from = low > at ? low - at : 0, to = min_u32(high - at, KEYS);
-    for (uint32_t i = from; i < to; i++) {
-        const void *row = attention_row(kv, pages, blocks, u->kv_head, base + at + i);
-        w->row[i] = row;
-        if (direct)
-            continue;
-        j->isa->widen(w->widened + i * j->dim, row, kv->dtype, kv->head_dim);
-        w->row[i] = w->widened + i * j->dim;
+    uint64_t row_bytes = (uint64_t)kv->head_dim * dtype_bytes(kv->dtype);
+    for (uint32_t i = from, n; i < to; i += n) {
+        uint32_t p = base + at + i;
+        const char *row = attention_row(kv, keys ? kv->k : kv->v, blocks, u->kv_head, p);
+        n = min_u32(kv->block_tokens - p % kv->block_tokens, to - i);
+        for (uint32_t r = 0; r < n; r++)
+            w->row[i + r] = (const float *)(const void *)(row + r * row_bytes);
     }
+    prefetch_next(j, u, keys, at, low, high, base);
+    if (kv->dtype != DTYPE_F32 || kv->head_dim != j->dim)
+        j->isa->widen(w->widened, w->row + from, to - from, kv->dtype, kv->head_dim);
     for (uint32_t i = 0; i < from; i++)
         w->row[i] = w->row[from];
     for (uint32_t i = to; i < KEYS; i++)
@@ -202,7 +233,7 @@ static void compute_scores(const struct job *j, const struct unit *u, uint32_t b
         uint32_t first, n = visible(u, w, at, &first);
         if (n == 0)
             continue;
-        point_at_rows(j, u, j->a->kv.k, at, low, high, base, w);
+        point_at_rows(j, u, true, at, low, high, base, w);
         uint32_t from = low > at ? (low - at) / 16 * 16 : 0;
         uint32_t to = min_u32((high - at + 15) / 16 * 16, KEYS);
         struct attention_scores s = {.q = w->q + first,
@@ -246,7 +277,7 @@ static void compute_values(const struct job *j, const struct unit *u, uint32_t b
         uint32_t first, n = visible(u, w, at, &first);
         if (n == 0)
             continue;
-        point_at_rows(j, u, j->a->kv.v, at, low, high, base, w);
+        point_at_rows(j, u, false, at, low, high, base, w);
         for (uint32_t i = 0; i < n; i++) {
             uint32_t b = w->begin[first + i], e = w->end[first + i];
             begin[i] = b > at ? min_u32(b - at, KEYS) : 0;

@@ -1,22 +1,22 @@
 // SPDX-License-Identifier: Apache-2.0
-// The seam between linear.c, which plans and splits the work, and its inner loops, one set for each
-// instruction set. Two forms compute the same bits (lanes are independent of one another):
+// The seams inside linear: linear.c picks a form, linear_dot.c and linear_panel.c split its work
+// into tasks, linear_avx2.c and linear_avx512.c have the inner loops. Two forms compute the same
+// bits, since lanes are independent of one another:
 //
 //   dot    few rows of x. Sixteen accumulators for each output run along K. x is copied once, each
 //          row padded with +0 to a multiple of sixteen; the tail of a row of w is padded with -0,
 //          since fma(+0, -0, a) is exactly a for every a, even -0.
-//   panel  many rows of x. x is transposed once into panels of P rows, sorted by lane:
-//          panel[lane][j][P] holds x[.., 16 j + lane]. Rows of w are widened into a small buffer,
-//          and for each lane by itself a tile of R x P accumulators takes w broadcast times P rows
-//          of x. The lanes' tiles go to memory and are added in canon.h's tree at the end.
+//   panel  many rows of x. x is transposed once into panels of P rows, sorted by lane. Rows of w
+//          are widened into a small buffer, and for each lane by itself a tile of R x P
+//          accumulators takes one element of each of R rows of w times P rows of x. The lanes'
+//          tiles go to memory and are added in canon.h's tree at the end.
 #ifndef PHALANX_KERNELS_CPU_LINEAR_INTERNAL_H
 #define PHALANX_KERNELS_CPU_LINEAR_INTERNAL_H
 
 #include "kernels/cpu/canon.h"
-#include "kernels/cpu/weight.h"
+#include "kernels/cpu/cpu.h"
 
 enum {
-    LINEAR_DOT_ROWS = 8,    // most rows of x in the dot form
     LINEAR_TILE_ROWS = 12,  // most rows of w in a tile of the panel form
     LINEAR_PANEL_ROWS = 32, // most rows of x in a panel
     LINEAR_KC = 512,        // elements of a row of w that are widened at a time
@@ -37,24 +37,29 @@ struct linear_dot {
     uint64_t out_stride;
 };
 
-// A tile of the panel form over part of K: for each lane l, partial[l][r][i] goes on from what it
-// holds (`first`: from +0) with n_steps groups of sixteen elements.
+// A few rows of w over a part of K: where they lie and where they are widened to.
+struct linear_block {
+    enum dtype dtype;
+    uint32_t rows, k; // k: elements of each, at most LINEAR_KC
+    const char *from[LINEAR_TILE_ROWS];
+    float *wide; // [rows][LINEAR_KC_STRIDE], padded with -0 to a multiple of sixteen
+};
+
+// A tile of the panel form: for each lane l, partial[l][r][i] goes on from what it holds (`first`:
+// from +0) with the block's elements.
 struct linear_tile {
-    uint32_t rows, p;     // rows of w; rows of x in the panel
-    const float *w;       // [rows][LINEAR_KC_STRIDE], widened, from the first step on
-    const float *x;       // [n_steps][p] for lane 0, from the first step on
-    uint64_t lane_stride; // from one lane's x to the next one's
-    uint32_t n_steps;
+    const struct linear_block *w; // widened
+    uint32_t p;                   // rows of x in the panel
+    const float *x;               // [16][steps][p], x[lane][j][i] = element 16 * j + lane of row i
     bool first;
     float *partial; // [16][rows][p]
-    // Bytes of w that will be wanted next: `next_bytes` from each of n_next addresses on. Each lane
-    // asks for its share, so that memory works while the tile computes.
-    const char *next[LINEAR_TILE_ROWS];
-    uint32_t n_next, next_bytes;
+    // Each lane does a sixteenth of what will be needed later, which costs little beside the
+    // multiplications: widens the next block, and asks memory for the one after. Either may be
+    // NULL.
+    const struct linear_block *next, *after;
 };
 
 struct linear_isa {
-    uint32_t dot_rows;       // rows of x that the dot form takes at once
     uint32_t panel_from;     // from this many rows of x on, the panel form is faster
     uint32_t panel_rows;     // rows of x in a panel, but for the last, which may have
     uint32_t panel_rows_min; // this many
@@ -64,17 +69,59 @@ struct linear_isa {
     // `t` is the type of the weights, which may want another order inside each group of 16.
     void (*dot_prepare)(float *to, const float *x, uint32_t k, enum dtype t);
     void (*dot)(const struct linear_dot *a);
-    // Widens k elements; pads with -0 up to k rounded up to 16.
-    void (*widen)(float *to, const void *from, uint32_t k, enum dtype t);
-    // Transposes n_steps groups of sixteen elements of p rows: to[lane * lane_stride + j * p + i] =
+    // Transposes n_steps groups of sixteen elements of p rows: to[(lane * n_steps + j) * p + i] =
     // rows[i][16 * j + lane]. Every row has k elements; +0 stands for those beyond.
-    void (*pack)(float *to, uint64_t lane_stride, const float *const *rows, uint32_t p, uint32_t k,
-        uint32_t n_steps);
+    void (*pack)(float *to, const float *const *rows, uint32_t p, uint32_t k, uint32_t n_steps);
+    // Widens the sixteenth `slice` of a block.
+    void (*widen)(const struct linear_block *b, uint32_t slice);
     void (*tile)(const struct linear_tile *a);
-    // out[r * p + i] = tree of partial[l][r][i] over the lanes, n = rows * p floats.
-    void (*tree)(float *out, const float *partial, uint32_t n);
+    // out[i * out_stride + r] = tree of partial[l][r][i] over the lanes, for r < rows, i < m <= p.
+    // `sum` has room for rows * p floats.
+    void (*finish)(const float *partial, float *sum, uint32_t rows, uint32_t p, uint32_t m,
+        float *out, uint64_t out_stride);
 };
 
 extern const struct linear_isa linear_avx2, linear_avx512;
+
+// Rows first_row .. first_row + n_rows - 1 of one call, by one form.
+struct linear_job {
+    const struct linear_args *a;
+    const struct linear_isa *isa;
+    const struct device *d;
+    uint32_t n, k, k16; // k16: k rounded up to 16
+    uint32_t first_row, n_rows;
+    float *x; // prepared rows or panels, in d->shared
+};
+
+static inline uint32_t linear_min(uint32_t a, uint32_t b)
+{
+    return a < b ? a : b;
+}
+
+static inline uint32_t linear_max(uint32_t a, uint32_t b)
+{
+    return a > b ? a : b;
+}
+
+static inline uint32_t linear_div_up(uint32_t a, uint32_t b)
+{
+    return (a + b - 1) / b;
+}
+
+static inline const float *linear_x_row(const struct linear_args *a, uint32_t m)
+{
+    uint32_t row = a->row_ids != NULL ? a->row_ids[m] : m;
+    return a->x + (uint64_t)row * a->x_stride;
+}
+
+// Adds the bias, if there is one, to columns n .. n + n_columns - 1 of the rows.
+void linear_add_bias(const struct linear_args *a, uint32_t n, uint32_t n_columns,
+    uint32_t first_row, uint32_t n_rows);
+
+void linear_dot_run(const struct linear_job *job);
+
+// Rows of x that one linear_panel_run may have, a multiple of panel_rows; 0: none, K is too large.
+uint32_t linear_panel_rows_max(const struct linear_job *job);
+void linear_panel_run(const struct linear_job *job);
 
 #endif

@@ -82,12 +82,13 @@ LINEAR_INLINE void linear_ask(
     }
 }
 
-// A lane's share of the lines that `a` wants next.
-LINEAR_INLINE void linear_prefetch(const struct linear_tile *a, uint32_t lane)
+// Asks for the sixteenth `slice` of the lines of a block.
+LINEAR_INLINE void linear_ask_block(const struct linear_block *b, uint32_t slice)
 {
-    for (uint32_t at = lane * 64; at < a->next_bytes; at += CANON_LANES * 64)
-        for (uint32_t i = 0; i < a->n_next; i++)
-            _mm_prefetch(a->next[i] + at, _MM_HINT_T1);
+    uint32_t bytes = b->k * dtype_bytes(b->dtype);
+    for (uint32_t at = slice * 64; at < bytes; at += CANON_LANES * 64)
+        for (uint32_t r = 0; r < b->rows; r++)
+            _mm_prefetch(b->from[r] + at, _MM_HINT_T1);
 }
 
 // Transposes 8 rows of 8 floats.
@@ -114,25 +115,53 @@ LINEAR_INLINE void linear_transpose8(__m256 r[8])
 }
 
 // `pack` of struct linear_isa: p is a multiple of 8.
-LINEAR_INLINE void linear_pack8(float *to, uint64_t lane_stride, const float *const *rows,
-    uint32_t p, uint32_t k, uint32_t n_steps)
+LINEAR_INLINE void linear_pack8(
+    float *to, const float *const *rows, uint32_t p, uint32_t k, uint32_t n_steps)
 {
+    uint64_t lane_stride = (uint64_t)n_steps * p;
     for (uint32_t i = 0; i < p; i += 8)
         for (uint32_t j = 0; j < n_steps; j++)
             for (uint32_t half = 0; half < 2; half++) {
                 uint32_t begin = 16 * j + 8 * half;
-                uint32_t left = begin < k ? k - begin : 0;
+                uint32_t left = begin < k ? linear_min(k - begin, 8) : 0;
                 __m256i index = _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7);
-                __m256i mask =
-                    _mm256_cmpgt_epi32(_mm256_set1_epi32((int)(left < 8 ? left : 8)), index);
+                __m256i mask = _mm256_cmpgt_epi32(_mm256_set1_epi32((int)left), index);
                 __m256 r[8];
-                LINEAR_UNROLL for (int q = 0; q < 8; q++) r[q] =
-                    _mm256_maskload_ps(rows[i + (uint32_t)q] + begin, mask);
+                LINEAR_UNROLL
+                for (uint32_t q = 0; q < 8; q++)
+                    r[q] = _mm256_maskload_ps(rows[i + q] + begin, mask);
                 linear_transpose8(r);
                 float *at = to + 8 * half * lane_stride + (uint64_t)j * p + i;
-                LINEAR_UNROLL for (uint32_t q = 0; q < 8; q++)
+                LINEAR_UNROLL
+                for (uint32_t q = 0; q < 8; q++)
                     _mm256_store_ps(at + q * lane_stride, r[q]);
             }
+}
+
+// out[i * out_stride + r] = sum[r * p + i] for r < rows, i < m.
+LINEAR_INLINE void linear_spread(
+    const float *sum, uint32_t rows, uint32_t p, uint32_t m, float *out, uint64_t out_stride)
+{
+    uint32_t r = 0;
+    for (; r + 4 <= rows; r += 4) {
+        uint32_t i = 0;
+        const float *from = sum + (uint64_t)r * p;
+        for (; i + 4 <= m; i += 4) {
+            __m128 a = _mm_load_ps(from + i), b = _mm_load_ps(from + p + i);
+            __m128 c = _mm_load_ps(from + 2 * p + i), d = _mm_load_ps(from + 3 * p + i);
+            _MM_TRANSPOSE4_PS(a, b, c, d);
+            _mm_storeu_ps(out + (i + 0) * out_stride + r, a);
+            _mm_storeu_ps(out + (i + 1) * out_stride + r, b);
+            _mm_storeu_ps(out + (i + 2) * out_stride + r, c);
+            _mm_storeu_ps(out + (i + 3) * out_stride + r, d);
+        }
+        for (; i < m; i++)
+            for (uint32_t q = 0; q < 4; q++)
+                out[i * out_stride + r + q] = from[q * p + i];
+    }
+    for (; r < rows; r++)
+        for (uint32_t i = 0; i < m; i++)
+            out[i * out_stride + r] = sum[(uint64_t)r * p + i];
 }
 
 #endif

@@ -101,7 +101,7 @@ static struct sim_event *next_event(struct sim *sim)
 void sim_step(struct sim *sim, struct core_in *in)
 {
     in->now_us = sim->now_us;
-    if (!sim->calm && sim_chance(sim, sim->faults.clock_jump))
+    if (!sim->calm && sim->now_us > 1000 && sim_chance(sim, sim->faults.clock_jump))
         in->now_us -= sim_below(sim, 1000); // a clock that goes back is not believed
     if (in->now_us > sim->core_now_us)
         sim->core_now_us = in->now_us;

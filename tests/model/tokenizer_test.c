@@ -422,7 +422,7 @@ static void bad_files_get_a_status_and_a_sentence(void **state)
             STATUS_INVALID, "\"special_tokens\""},
         {WITH("\"post_processor\":{\"type\":\"TemplateProcessing\",\"single\":[{\"SpecialToken\":"
               "{\"id\":\"x\"}}],\"special_tokens\":{\"x\":{\"ids\":[1]}}}"),
-            STATUS_INVALID, "below 1"},
+            STATUS_INVALID, "that of a token"},
         {WITH("\"decoder\":{\"type\":\"CTC\"}"), STATUS_UNSUPPORTED, "CTC"},
         {WITH("\"decoder\":{\"type\":\"Strip\",\"content\":\" \",\"start\":1,\"stop\":0}"),
             STATUS_UNSUPPORTED, "Strip"},

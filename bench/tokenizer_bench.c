@@ -1,0 +1,167 @@
+// SPDX-License-Identifier: Apache-2.0
+// How fast a tokenizer loads, encodes and decodes on one thread:
+//   tokenizer_bench DIR [TEXT_FILE]
+// DIR holds a tokenizer.json (or is that file itself); without a text, one is made of its tokens.
+// Rows are the median of several passes, as MB of text per second and as a ratio to checking the
+// text's UTF-8 just before and after, which survives a noisy machine.
+#include "base/clock.h"
+#include "base/utf8.h"
+#include "model/tokenizer.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+enum { PASSES = 7, PIECE_BYTES = 1 << 16, CHAT_BYTES = 1 << 10 };
+
+static int compare(const void *a, const void *b)
+{
+    double x = *(const double *)a, y = *(const double *)b;
+    return (x > y) - (x < y);
+}
+
+static double median(double v[PASSES])
+{
+    qsort(v, PASSES, sizeof *v, compare);
+    return v[PASSES / 2];
+}
+
+static bool read_text(const char *path, struct buf *out)
+{
+    FILE *f = fopen(path, "rb");
+    if (!f)
+        return false;
+    uint8_t block[65536];
+    size_t n;
+    while ((n = fread(block, 1, sizeof block, f)) > 0)
+        buf_append(out, block, n);
+    fclose(f);
+    return !buf_failed(out);
+}
+
+// Every token's text once, as a stand-in for a text.
+static void make_text(const struct tokenizer *t, struct buf *out)
+{
+    for (uint32_t i = 0; i < tokenizer_vocab_size(t); i++) {
+        if (!tokenizer_is_special(t, i))
+            tokenizer_decode(t, &i, 1, true, out);
+        buf_append(out, " ", 1);
+    }
+}
+
+// The end of a piece of about `bytes` that begins at `at`: in front of a space.
+static size_t piece_end(const struct buf *text, size_t at, size_t bytes)
+{
+    size_t end = at + bytes < text->size ? at + bytes : text->size;
+    while (end < text->size && text->data[end] != ' ')
+        end++;
+    return end;
+}
+
+static double validate(const struct buf *text)
+{
+    double v[PASSES];
+    for (int i = 0; i < PASSES; i++) {
+        uint64_t begin = clock_now_us();
+        bool valid = utf8_valid(text->data, text->size);
+        v[i] = valid ? (double)text->size / (double)(clock_now_us() - begin + 1) : 0;
+    }
+    return median(v);
+}
+
+// MB/s of encoding the text in pieces; `ids` holds all ids afterwards.
+static double encode(
+    const struct tokenizer *t, const struct buf *text, size_t piece, struct tokenizer_ids *ids)
+{
+    double v[PASSES];
+    struct error err;
+    for (int i = 0; i < PASSES; i++) {
+        uint64_t begin = clock_now_us();
+        ids->count = 0;
+        for (size_t at = 0, end; at < text->size; at = end) {
+            end = piece_end(text, at, piece);
+            if (tokenizer_encode(t, text->data + at, end - at, 0, ids, &err) != STATUS_OK) {
+                fprintf(stderr, "%s\n", err.text);
+                return 0;
+            }
+        }
+        v[i] = (double)text->size / (double)(clock_now_us() - begin + 1);
+    }
+    return median(v);
+}
+
+static double decode(const struct tokenizer *t, const struct tokenizer_ids *ids, struct buf *out)
+{
+    double v[PASSES];
+    for (int i = 0; i < PASSES; i++) {
+        uint64_t begin = clock_now_us();
+        buf_clear(out);
+        tokenizer_decode(t, ids->data, ids->count, false, out);
+        v[i] = (double)out->size / (double)(clock_now_us() - begin + 1);
+    }
+    return median(v);
+}
+
+static void print_rows(const struct tokenizer *t, const struct buf *text)
+{
+    struct tokenizer_ids ids;
+    struct buf out;
+    tokenizer_ids_init(&ids, text->size + 1024);
+    buf_init(&out, text->size * 4 + 1024);
+    double limit = validate(text);
+    double whole = encode(t, text, PIECE_BYTES, &ids);
+    double chat = encode(t, text, CHAT_BYTES, &ids);
+    double back = decode(t, &ids, &out);
+    limit = (limit + validate(text)) / 2;
+    printf("text    %zu bytes, %zu tokens, %.2f bytes per token\n", text->size, ids.count,
+        (double)text->size / (double)(ids.count + !ids.count));
+    printf("check   %7.1f MB/s\n", limit);
+    printf("encode  %7.1f MB/s in pieces of 64 KiB   %.3f of check\n", whole, whole / limit);
+    printf("encode  %7.1f MB/s in pieces of 1 KiB    %.3f of check\n", chat, chat / limit);
+    printf("decode  %7.1f MB/s   %.3f of check, %.1f ns per token\n", back, back / limit,
+        (double)out.size * 1000.0 / back / (double)(ids.count + !ids.count));
+    tokenizer_ids_deinit(&ids);
+    buf_deinit(&out);
+}
+
+static enum status load(const char *path, struct tokenizer **t, struct error *err)
+{
+    struct buf json;
+    buf_init(&json, TOKENIZER_FILE_BYTES_MAX + 1);
+    size_t n = strlen(path);
+    if (n < 5 || strcmp(path + n - 5, ".json") != 0)
+        return tokenizer_load(path, t, err);
+    enum status st = read_text(path, &json) ? tokenizer_load_memory(json.data, json.size, t, err)
+                                            : status_fail(err, STATUS_IO, "cannot read %s", path);
+    buf_deinit(&json);
+    return st;
+}
+
+int main(int argc, char **argv)
+{
+    struct tokenizer *t;
+    struct error err = {0};
+    struct buf text;
+    buf_init(&text, TOKENIZER_TEXT_BYTES_MAX);
+    if (argc < 2) {
+        fprintf(stderr, "usage: tokenizer_bench DIR|FILE.json [TEXT_FILE]\n");
+        return 2;
+    }
+    uint64_t begin = clock_now_us();
+    if (load(argv[1], &t, &err) != STATUS_OK) {
+        fprintf(stderr, "%s\n", err.text);
+        return 1;
+    }
+    printf("load    %.3f s, %u ids\n", (double)(clock_now_us() - begin) / 1e6,
+        tokenizer_vocab_size(t));
+    if (argc < 3)
+        make_text(t, &text);
+    else if (!read_text(argv[2], &text))
+        fprintf(stderr, "%s cannot be read, or is larger than %zu bytes\n", argv[2],
+            TOKENIZER_TEXT_BYTES_MAX);
+    if (text.size > 0)
+        print_rows(t, &text);
+    buf_deinit(&text);
+    tokenizer_free(t);
+    return 0;
+}
