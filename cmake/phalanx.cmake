@@ -18,6 +18,10 @@ if(PHALANX_SANITIZE)
     -fno-sanitize-recover=all -fno-omit-frame-pointer)
   target_link_options(phalanx_flags INTERFACE -fsanitize=${PHALANX_SANITIZE})
 endif()
+# Fuzzers follow the coverage of everything that they link.
+if(PHALANX_FUZZ)
+  target_compile_options(phalanx_flags INTERFACE -fsanitize=fuzzer-no-link)
+endif()
 
 # phalanx_library(NAME SOURCES ... [LINK ...]): a static library of one folder.
 function(phalanx_library name)
