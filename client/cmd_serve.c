@@ -32,6 +32,7 @@ enum {
     SERVE_BACKOFF_MAX_MS = 60000,
     SERVE_RESTARTS_MAX = 5, // in a row, none of which became ready
     SERVE_KILL_AFTER_US = 10000000,
+    SERVE_TMPDIR_BYTES_MAX = 40,
     WORKER_EXIT_FINAL = 3, // a worker's exit code: starting it again would fail again
 };
 
@@ -364,7 +365,11 @@ static enum status make_dirs(struct serve *s, struct error *err)
                 "endpoint %s is in use by another server, or %s cannot be locked", s->endpoint,
                 path);
     }
-    snprintf(s->dir, sizeof s->dir, "/tmp/phalanx-%u-XXXXXX", (unsigned)getuid());
+    // Sockets live there, whose paths are short: a long TMPDIR is not used.
+    const char *tmp = config_env("TMPDIR");
+    bool fits = tmp && *tmp == '/' && strlen(tmp) <= SERVE_TMPDIR_BYTES_MAX;
+    snprintf(
+        s->dir, sizeof s->dir, "%s/phalanx-%u-XXXXXX", fits ? tmp : "/tmp", (unsigned)getuid());
     if (!mkdtemp(s->dir))
         return status_fail(err, STATUS_IO, "%s: %s", s->dir, strerror(errno));
     snprintf(s->worker_endpoint, sizeof s->worker_endpoint, "ipc://%s/workers.ipc", s->dir);

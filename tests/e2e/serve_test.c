@@ -1,60 +1,14 @@
 // SPDX-License-Identifier: Apache-2.0
 // The whole chain with real processes: client, coordinator, mpirun with one and two ranks. Golden
 // prompts are sent at once; every one must get the tokens that transformers computed for it alone.
-#include "tests/test_support.h"
+#include "tests/e2e/cluster.h"
 
 #include "client/phalanx_client.h"
 
 #include <jansson.h>
-#include <signal.h>
-#include <stdio.h>
-#include <stdlib.h>
 #include <string.h>
-#include <sys/wait.h>
-#include <unistd.h>
 
 enum { PROMPTS_MAX = 8, TOKENS_MAX = 64, COPIES = 8 };
-
-struct server {
-    pid_t pid;
-    FILE *out;
-    char endpoint[128], path[112];
-};
-
-static void server_start(struct server *s, const char *model, const char *degree)
-{
-    int ends[2];
-    assert_int_equal(pipe(ends), 0);
-    snprintf(s->path, sizeof s->path, "/tmp/phalanx-test-%d-%s.ipc", (int)getpid(), degree);
-    snprintf(s->endpoint, sizeof s->endpoint, "ipc://%s", s->path);
-    const char *bin = getenv("PHALANX_BIN");
-    const char *program = test_path(bin ? bin : "build/release/bin", "phalanx");
-    s->pid = fork();
-    if (s->pid == 0) {
-        dup2(ends[1], STDOUT_FILENO);
-        close(ends[0]);
-        close(ends[1]);
-        execl(program, program, "serve", "--model", model, "--model-name", "golden", "--endpoint",
-            s->endpoint, "--tensor-parallel-degree", degree, (char *)NULL);
-        _exit(127);
-    }
-    close(ends[1]);
-    s->out = fdopen(ends[0], "r");
-    char line[256] = "";
-    assert_non_null(fgets(line, sizeof line, s->out));
-    assert_int_equal(strncmp(line, "ready: golden on ipc://", 23), 0);
-}
-
-static void server_stop(struct server *s)
-{
-    int status = -1;
-    kill(s->pid, SIGTERM);
-    assert_int_equal(waitpid(s->pid, &status, 0), s->pid);
-    fclose(s->out);
-    assert_true(WIFEXITED(status));
-    assert_int_equal(WEXITSTATUS(status), 0);
-    assert_int_not_equal(access(s->path, F_OK), 0); // no socket is left behind
-}
 
 struct golden {
     uint32_t ids[1024], n_ids;
@@ -90,7 +44,7 @@ static void submit(struct phalanx_client *c, struct golden *g, uint64_t *request
 {
     Phalanx__Submit m = PHALANX__SUBMIT__INIT;
     struct error err = {0};
-    m.model = (char *)(uintptr_t) "golden";
+    m.model = (char *)(uintptr_t)CLUSTER_MODEL;
     m.prompt_ids = g->ids;
     m.n_prompt_ids = g->n_ids;
     m.has_max_tokens = m.has_temperature = m.has_ignore_eos = 1;
@@ -142,15 +96,15 @@ static void check_model(const char *name, const char *degree)
     static struct golden golden[PROMPTS_MAX];
     const char *dir = test_path(test_path(test_source_dir(), "tests/golden/models"), name);
     int n = golden_load(dir, golden);
-    struct server server;
-    server_start(&server, dir, degree);
+    struct cluster cluster;
+    cluster_start(&cluster, dir, (const char *const[]){"--tensor-parallel-degree", degree, NULL});
     struct phalanx_client *c;
     struct error err = {0};
-    struct phalanx_client_options options = {.endpoint = server.endpoint};
+    struct phalanx_client_options options = {.endpoint = cluster.endpoint};
     assert_int_equal(phalanx_client_open(&options, &c, &err), STATUS_OK);
     compare(c, golden, n);
     phalanx_client_close(c);
-    server_stop(&server);
+    cluster_stop(&cluster);
 }
 
 static void test_one_rank(void **state)

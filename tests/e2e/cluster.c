@@ -1,0 +1,499 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "tests/e2e/cluster.h"
+
+#include <dirent.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <ftw.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/prctl.h>
+#include <sys/stat.h>
+#include <sys/wait.h>
+#include <time.h>
+#include <unistd.h>
+
+enum { READY_SECONDS = 60, LEFT_SECONDS = 5, WORDS_MAX = 64, CLUSTERS_MAX = 8 };
+
+// Clusters that run, for the end of a test program that failed half-way.
+static struct cluster *running[CLUSTERS_MAX];
+
+static void sleep_ms(int ms)
+{
+    struct timespec t = {ms / 1000, (long)(ms % 1000) * 1000000};
+    nanosleep(&t, NULL);
+}
+
+static int remove_one(const char *path, const struct stat *st, int flag, struct FTW *ftw)
+{
+    (void)st;
+    (void)flag;
+    (void)ftw;
+    return remove(path);
+}
+
+// ---- commands ----------------------------------------------------------------------------------
+
+static const char *program(void)
+{
+    const char *bin = getenv("PHALANX_BIN");
+    return test_path(bin ? bin : "build/release/bin", "phalanx");
+}
+
+static void start(struct command *m, const char *const *argv, const char *tmp_dir)
+{
+    *m = (struct command){.code = -1};
+    m->out_fd = memfd_create("out", MFD_CLOEXEC);
+    m->err_fd = memfd_create("err", MFD_CLOEXEC);
+    assert_true(m->out_fd >= 0 && m->err_fd >= 0);
+    m->pid = fork();
+    assert_true(m->pid >= 0);
+    if (m->pid != 0)
+        return;
+    // The test's death takes it along, in an orderly way.
+    prctl(PR_SET_PDEATHSIG, SIGTERM);
+    int null = open("/dev/null", O_RDONLY);
+    dup2(null, STDIN_FILENO);
+    dup2(m->out_fd, STDOUT_FILENO);
+    dup2(m->err_fd, STDERR_FILENO);
+    if (tmp_dir)
+        setenv("TMPDIR", tmp_dir, 1);
+    execv(argv[0], (char *const *)(uintptr_t)argv);
+    _exit(127);
+}
+
+void command_spawn(struct command *m, const struct cluster *c, const char *const *words)
+{
+    const char *argv[WORDS_MAX] = {program(), words[0]};
+    size_t n = 2;
+    if (c) {
+        argv[n++] = "--endpoint";
+        argv[n++] = c->endpoint;
+    }
+    for (size_t i = 1; words[0] && words[i]; i++) {
+        assert_true(n + 1 < WORDS_MAX);
+        argv[n++] = words[i];
+    }
+    start(m, argv, NULL);
+}
+
+static char *read_all(int fd)
+{
+    struct stat st;
+    assert_int_equal(fstat(fd, &st), 0);
+    char *text = calloc(1, (size_t)st.st_size + 1);
+    assert_non_null(text);
+    ssize_t n = pread(fd, text, (size_t)st.st_size, 0);
+    assert_true(n >= 0);
+    return text;
+}
+
+// The lines of `text` as JSON objects; NULL if there is none or one is something else.
+static json_t *read_lines(const char *text)
+{
+    json_t *lines = json_array();
+    while (*text) {
+        const char *end = strchr(text, '\n');
+        json_t *o = end ? json_loadb(text, (size_t)(end - text), 0, NULL) : NULL;
+        if (!o || !json_is_object(o)) {
+            json_decref(o);
+            json_decref(lines);
+            return NULL;
+        }
+        json_array_append_new(lines, o);
+        text = end + 1;
+    }
+    return lines;
+}
+
+static void command_ended(struct command *m, int status)
+{
+    m->code = WIFEXITED(status) ? WEXITSTATUS(status) : 128 + WTERMSIG(status);
+    m->pid = 0;
+    m->out = read_all(m->out_fd);
+    m->err = read_all(m->err_fd);
+    m->lines = read_lines(m->out);
+}
+
+void command_wait(struct command *m)
+{
+    int status;
+    pid_t pid;
+    do
+        pid = waitpid(m->pid, &status, 0);
+    while (pid < 0 && errno == EINTR);
+    assert_int_equal(pid, m->pid);
+    command_ended(m, status);
+}
+
+void cluster_run(const struct cluster *c, struct command *m, const char *const *words)
+{
+    command_spawn(m, c, words);
+    command_wait(m);
+}
+
+void command_free(struct command *m)
+{
+    close(m->out_fd);
+    close(m->err_fd);
+    free(m->out);
+    free(m->err);
+    json_decref(m->lines);
+    *m = (struct command){.out_fd = -1, .err_fd = -1};
+}
+
+json_t *cluster_model(const struct cluster *c)
+{
+    struct command m;
+    cluster_run(c, &m, (const char *const[]){"models", "--output", "jsonl", NULL});
+    assert_int_equal(m.code, 0);
+    assert_non_null(m.lines);
+    json_t *model = json_incref(json_array_get(m.lines, 0));
+    command_free(&m);
+    assert_non_null(model);
+    return model;
+}
+
+int64_t cluster_stat(const struct cluster *c, const char *name)
+{
+    json_t *model = cluster_model(c);
+    json_t *field = json_object_get(model, name);
+    assert_true(json_is_integer(field));
+    int64_t value = json_integer_value(field);
+    json_decref(model);
+    return value;
+}
+
+// ---- processes ---------------------------------------------------------------------------------
+
+static int children_of(pid_t pid, pid_t *out, int n)
+{
+    char path[64];
+    snprintf(path, sizeof path, "/proc/%d/task/%d/children", (int)pid, (int)pid);
+    FILE *f = fopen(path, "r");
+    int child;
+    while (f && n < CLUSTER_PIDS_MAX && fscanf(f, "%d", &child) == 1)
+        out[n++] = child;
+    if (f)
+        fclose(f);
+    return n;
+}
+
+// All processes below serve, whatever they are.
+static int descendants(const struct cluster *c, pid_t out[CLUSTER_PIDS_MAX])
+{
+    int n = children_of(c->serve.pid, out, 0);
+    for (int i = 0; i < n; i++)
+        n = children_of(out[i], out, n);
+    return n;
+}
+
+static bool program_is(pid_t pid, const char *name)
+{
+    char path[64], found[512];
+    snprintf(path, sizeof path, "/proc/%d/exe", (int)pid);
+    ssize_t n = readlink(path, found, sizeof found - 1);
+    if (n <= 0)
+        return false;
+    found[n] = '\0';
+    const char *slash = strrchr(found, '/');
+    return slash && strcmp(slash + 1, name) == 0;
+}
+
+int cluster_pids(const struct cluster *c, const char *name, pid_t out[CLUSTER_PIDS_MAX])
+{
+    pid_t all[CLUSTER_PIDS_MAX];
+    int n = descendants(c, all), found = 0;
+    for (int i = 0; i < n; i++)
+        if (program_is(all[i], name))
+            out[found++] = all[i];
+    return found;
+}
+
+static void note_shm_of(struct cluster *c, pid_t pid)
+{
+    char line[512];
+    snprintf(line, sizeof line, "/proc/%d/maps", (int)pid);
+    FILE *f = fopen(line, "r");
+    while (f && fgets(line, sizeof line, f)) {
+        char *path = strstr(line, "/dev/shm/");
+        if (!path || strstr(path, "(deleted)") || c->n_shm == CLUSTER_PATHS_MAX)
+            continue;
+        path[strcspn(path, "\n")] = '\0';
+        snprintf(c->shm[c->n_shm++], sizeof c->shm[0], "%s", path);
+    }
+    if (f)
+        fclose(f);
+}
+
+static void note_shm(struct cluster *c)
+{
+    pid_t all[CLUSTER_PIDS_MAX];
+    int n = descendants(c, all);
+    for (int i = 0; i < n; i++)
+        note_shm_of(c, all[i]);
+}
+
+// ---- server ------------------------------------------------------------------------------------
+
+static void forget(struct cluster *c)
+{
+    for (int i = 0; i < CLUSTERS_MAX; i++)
+        if (running[i] == c)
+            running[i] = NULL;
+}
+
+// A failed test leaves its clusters to the end of the program.
+static void end_running(void)
+{
+    for (int i = 0; i < CLUSTERS_MAX; i++) {
+        struct cluster *c = running[i];
+        if (!c)
+            continue;
+        for (int k = 0; k < 100 && waitpid(c->serve.pid, NULL, WNOHANG) == 0; k++) {
+            // The second SIGTERM ends without waiting for requests.
+            kill(c->serve.pid, k % 20 == 0 ? SIGTERM : 0);
+            sleep_ms(50);
+        }
+        nftw(c->dir, remove_one, 16, FTW_DEPTH | FTW_PHYS);
+    }
+}
+
+static void remember(struct cluster *c)
+{
+    static bool first = true;
+    if (first)
+        atexit(end_running);
+    first = false;
+    for (int i = 0; i < CLUSTERS_MAX; i++)
+        if (!running[i]) {
+            running[i] = c;
+            return;
+        }
+    fail_msg("more than %d clusters at once", CLUSTERS_MAX);
+}
+
+void cluster_spawn(struct cluster *c, const char *model, const char *const *words)
+{
+    *c = (struct cluster){0};
+    prctl(PR_SET_CHILD_SUBREAPER, 1);
+    snprintf(c->dir, sizeof c->dir, "/tmp/phalanx-e2e-XXXXXX");
+    assert_non_null(mkdtemp(c->dir));
+    snprintf(c->endpoint, sizeof c->endpoint, "ipc://%s/client.ipc", c->dir);
+    const char *argv[WORDS_MAX] = {
+        program(), "serve", "--model", model, "--model-name", CLUSTER_MODEL};
+    size_t n = 6;
+    bool given = false;
+    for (size_t i = 0; words && words[i]; i++) {
+        assert_true(n + 3 < WORDS_MAX);
+        given = given || strcmp(words[i], "--endpoint") == 0;
+        if (i > 0 && strcmp(words[i - 1], "--endpoint") == 0)
+            snprintf(c->endpoint, sizeof c->endpoint, "%s", words[i]);
+        argv[n++] = words[i];
+    }
+    if (!given) {
+        argv[n++] = "--endpoint";
+        argv[n++] = c->endpoint;
+    }
+    start(&c->serve, argv, c->dir);
+    remember(c);
+}
+
+char *cluster_log(const struct cluster *c)
+{
+    return read_all(c->serve.err_fd);
+}
+
+static bool contains(int fd, const char *text)
+{
+    char *all = read_all(fd);
+    bool found = strstr(all, text) != NULL;
+    free(all);
+    return found;
+}
+
+// Waits for `text` in one of serve's outputs while it runs.
+static bool wait_text(const struct cluster *c, int fd, const char *text, int seconds)
+{
+    for (int i = 0; i < seconds * 200; i++) {
+        siginfo_t info = {0};
+        waitid(P_PID, (id_t)c->serve.pid, &info, WEXITED | WNOHANG | WNOWAIT);
+        if (contains(fd, text))
+            return true;
+        if (info.si_pid)
+            return false;
+        sleep_ms(5);
+    }
+    return false;
+}
+
+void cluster_wait_ready(struct cluster *c)
+{
+    char expected[160];
+    snprintf(expected, sizeof expected, "ready: %s on %s\n", CLUSTER_MODEL, c->endpoint);
+    if (!wait_text(c, c->serve.out_fd, expected, READY_SECONDS)) {
+        char *log = cluster_log(c);
+        print_error("the server does not become ready:\n%s\n", log);
+        free(log);
+        fail();
+    }
+}
+
+void cluster_wait_log(const struct cluster *c, const char *text, int seconds)
+{
+    if (!wait_text(c, c->serve.err_fd, text, seconds)) {
+        char *log = cluster_log(c);
+        print_error("\"%s\" is missing in the log:\n%s\n", text, log);
+        free(log);
+        fail();
+    }
+}
+
+void cluster_start(struct cluster *c, const char *model, const char *const *words)
+{
+    cluster_spawn(c, model, words);
+    cluster_wait_ready(c);
+}
+
+// Orphans are ours now: whoever still runs a while after serve's end was left behind.
+static void check_no_process(const struct cluster *c, const pid_t *was, int n_was)
+{
+    for (int i = 0; i < n_was; i++) {
+        int left = LEFT_SECONDS * 100;
+        while (waitpid(was[i], NULL, WNOHANG) <= 0 && kill(was[i], 0) == 0 && left-- > 0)
+            sleep_ms(10);
+        if (left <= 0)
+            fail_msg("process %d of %s is left behind", (int)was[i], c->dir);
+    }
+}
+
+static void check_nothing_left(struct cluster *c)
+{
+    for (int i = 0; i < c->n_shm; i++)
+        if (access(c->shm[i], F_OK) == 0)
+            fail_msg("%s is left behind", c->shm[i]);
+    DIR *d = opendir(c->dir);
+    assert_non_null(d);
+    for (struct dirent *e; (e = readdir(d));)
+        if (strcmp(e->d_name, ".") != 0 && strcmp(e->d_name, "..") != 0)
+            fail_msg("%s/%s is left behind", c->dir, e->d_name);
+    closedir(d);
+    assert_int_equal(rmdir(c->dir), 0);
+}
+
+int cluster_wait(struct cluster *c)
+{
+    pid_t all[CLUSTER_PIDS_MAX];
+    note_shm(c);
+    int n = descendants(c, all);
+    command_wait(&c->serve);
+    forget(c);
+    check_no_process(c, all, n);
+    check_nothing_left(c);
+    return c->serve.code;
+}
+
+void cluster_stop(struct cluster *c)
+{
+    note_shm(c);
+    pid_t pid = c->serve.pid;
+    assert_int_equal(kill(pid, SIGTERM), 0);
+    int code = cluster_wait(c);
+    if (code != 0)
+        print_error("%s", c->serve.err);
+    assert_int_equal(code, 0);
+    command_free(&c->serve);
+}
+
+// ---- answers -----------------------------------------------------------------------------------
+
+static void append_text(struct answer *out, const char *text)
+{
+    size_t n = strlen(out->text);
+    assert_true(n + strlen(text) < sizeof out->text);
+    snprintf(out->text + n, sizeof out->text - n, "%s", text);
+}
+
+static int int_of(const json_t *o, const char *name)
+{
+    json_t *field = json_object_get(o, name);
+    assert_true(json_is_integer(field));
+    return (int)json_integer_value(field);
+}
+
+static void take_token(const json_t *o, struct answer *out)
+{
+    json_t *logprob = json_object_get(o, "logprob");
+    assert_true(json_is_number(logprob));
+    assert_true(out->n < ANSWER_TOKENS_MAX);
+    assert_int_equal(int_of(o, "offset"), out->n);
+    out->ids[out->n] = (uint32_t)int_of(o, "id");
+    out->logprobs[out->n++] = (float)json_number_value(logprob);
+    append_text(out, json_string_value(json_object_get(o, "text")));
+}
+
+static void take_finish(const json_t *o, struct answer *out)
+{
+    snprintf(out->reason, sizeof out->reason, "%s",
+        json_string_value(json_object_get(o, "finish_reason")));
+    char *stop = json_dumps(json_object_get(o, "stop_reason"), JSON_ENCODE_ANY);
+    snprintf(out->stop, sizeof out->stop, "%s", stop ? stop : "missing");
+    free(stop);
+    out->prompt_tokens = int_of(o, "prompt_tokens");
+    out->completion_tokens = int_of(o, "completion_tokens");
+    out->cached_tokens = int_of(o, "cached_tokens");
+    append_text(out, json_string_value(json_object_get(o, "text")));
+}
+
+void command_answer(const struct command *m, int index, struct answer *out)
+{
+    *out = (struct answer){0};
+    if (m->code != 0)
+        print_error("%s", m->err);
+    assert_int_equal(m->code, 0);
+    assert_non_null(m->lines);
+    for (size_t i = 0; i < json_array_size(m->lines); i++) {
+        const json_t *o = json_array_get(m->lines, i);
+        if (json_object_get(o, "prompt_offset") || int_of(o, "index") != index)
+            continue;
+        assert_int_equal(out->reason[0], 0); // nothing follows the last line
+        if (json_object_get(o, "id"))
+            take_token(o, out);
+        else
+            take_finish(o, out);
+    }
+    assert_int_not_equal(out->reason[0], 0);
+    assert_int_equal(out->completion_tokens, out->n);
+}
+
+bool answer_same(const struct answer *a, const struct answer *b)
+{
+    if (a->n != b->n || strcmp(a->text, b->text) != 0 || strcmp(a->reason, b->reason) != 0) {
+        print_error("%u tokens (%s) and %u tokens (%s)\n", a->n, a->reason, b->n, b->reason);
+        return false;
+    }
+    for (uint32_t i = 0; i < a->n; i++)
+        if (a->ids[i] != b->ids[i] || memcmp(&a->logprobs[i], &b->logprobs[i], sizeof(float))) {
+            print_error("token %u is %u (%.9g) and %u (%.9g)\n", i, a->ids[i],
+                (double)a->logprobs[i], b->ids[i], (double)b->logprobs[i]);
+            return false;
+        }
+    return true;
+}
+
+const char *tokens_text(const uint32_t *ids, size_t n)
+{
+    enum { TEXTS = 16, TEXT_BYTES = 32768 };
+    static char text[TEXTS][TEXT_BYTES];
+    static unsigned next;
+    char *out = text[next++ % TEXTS];
+    size_t at = 0;
+    for (size_t i = 0; i < n; i++) {
+        assert_true(at + 12 < TEXT_BYTES);
+        at += (size_t)snprintf(out + at, TEXT_BYTES - at, i ? ",%u" : "%u", ids[i]);
+    }
+    return out;
+}
