@@ -219,10 +219,24 @@ static enum status handle_control(struct uplink *u, struct rank *r, struct error
     return rank_reset(r, m->welcome->epoch, m->welcome->next_step_id, err);
 }
 
+struct beating {
+    struct uplink *uplink;
+    struct rank *rank;
+};
+
+// A step may take longer than the coordinator's patience: after each layer there is a sign of life.
+static void beat_in_step(void *user)
+{
+    const struct beating *b = user;
+    beat(b->uplink, b->rank, clock_now_us());
+}
+
 static enum status handle_plan(struct uplink *u, struct rank *r, struct error *err)
 {
     const struct buf *answer;
-    enum status s = rank_execute(r, u->in.data, u->in.size, NULL, &answer, err);
+    struct beating beating = {u, r};
+    struct forward_pulse pulse = {beat_in_step, &beating};
+    enum status s = rank_execute(r, u->in.data, u->in.size, &pulse, &answer, err);
     if (s == STATUS_OK)
         send_frames(u, "A", answer->data, answer->size);
     else if (status_class(s) == STATUS_CLASS_CALLER)
