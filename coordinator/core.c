@@ -260,6 +260,8 @@ void core_model_stats(const struct core *core, uint32_t model, struct core_model
     out->failed = m->failed;
     out->context_tokens = m->config.context_tokens;
     out->waiting = m->n_waiting;
+    out->preempted = m->n_preempted;
+    out->group_deaths = m->n_deaths;
     for (uint32_t i = 0; i < core->config.groups_max; i++) {
         const struct core_group *g = &core->group[i];
         if (!g->ready || g->model != model)

@@ -283,6 +283,7 @@ struct core_model_stats {
     uint32_t context_tokens; // of the model, or less where the groups' KV memory is smaller
     uint32_t running, waiting;
     uint64_t kv_blocks, kv_blocks_free; // of all its groups; free ones may be cached
+    uint64_t preempted, group_deaths;   // since the start
 };
 void core_model_stats(const struct core *core, uint32_t model, struct core_model_stats *out);
 

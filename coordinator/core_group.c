@@ -215,6 +215,7 @@ void core_group_gone(struct core *core, uint32_t group, bool crashed)
     m->dirty = true;
     core->deaths++;
     core->counters.group_deaths++;
+    m->n_deaths++;
     for (uint32_t i = g->run_first; i != NONE; i = g->slot[i].run_next) {
         struct core_sample *s = core_slot_sample(core, &g->slot[i]);
         s->group = s->slot = NONE;

@@ -133,6 +133,7 @@ struct core_model_state {
     uint32_t n_waiting_requests; // accepted and never scheduled
     uint64_t waiting_tokens;
     uint32_t n_waiting, n_groups;
+    uint64_t n_preempted, n_deaths; // since the start
     struct core_tenant_queue *tenant; // [tenants_max]
     uint32_t *active;                 // tenants with waiting samples
     uint32_t n_active;

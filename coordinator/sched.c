@@ -63,6 +63,7 @@ static void preempt(struct step *step, struct core_sample *s)
     sched_queue_put(step->core, s);
     step->preempted = true;
     step->core->counters.preempted++;
+    step->core->model[step->g->model].n_preempted++;
 }
 
 // The least important running sample: lowest priority, then latest arrival.

@@ -280,6 +280,9 @@ static void fill_model(struct shell *s, uint32_t index, Phalanx__Model *to)
     to->waiting = stats.waiting;
     to->kv_blocks = stats.kv_blocks;
     to->kv_blocks_free = stats.kv_blocks_free;
+    to->has_preempted = to->has_group_deaths = 1;
+    to->preempted = stats.preempted;
+    to->group_deaths = stats.group_deaths;
     to->vocab_size = m->vocab_size;
     to->has_weight_bytes = to->has_kv_bytes = 1;
     to->weight_bytes = m->weight_bytes;
