@@ -259,7 +259,7 @@ static void sample(
     if (only_op)
         to->op[to->n_op++] = now_us() - t0;
     if (!move_only)
-        sink += read_all(out, floats(s, o->whole_out));
+        sink = sink + read_all(out, floats(s, o->whole_out));
     if (!only_op)
         to->all[to->n++] = now_us() - t0;
     for (size_t i = 0; !move_only && to->n <= 2 && i < floats(s, o->whole_out); i++)

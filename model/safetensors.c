@@ -258,7 +258,7 @@ static enum status fail_no_weights(const char *dir, struct error *err)
     for (struct dirent *e; !found[0] && (e = readdir(d));)
         for (size_t i = 0; i < sizeof others / sizeof *others; i++)
             if (has_suffix(e->d_name, others[i]))
-                snprintf(found, sizeof found, "%s", e->d_name);
+                snprintf(found, sizeof found, "%.63s", e->d_name);
     closedir(d);
     if (!found[0])
         return status_fail(err, STATUS_NOT_FOUND,
