@@ -76,13 +76,8 @@ static void append_score(struct core *core, struct core_request *r,
 // The sequence got as far as it was when a group died under it: it is not to blame.
 static void prove(struct core *core, struct core_sample *s)
 {
-    struct core_request *r = core_request_of(core, s);
     s->suspect = false;
     core->n_suspects--;
-    for (uint32_t i = r->first_sample; i != NONE; i = core->sample[i].next)
-        if (core->sample[i].suspect)
-            return;
-    r->deaths = 0;
 }
 
 // Lets the other samples of the request run once they can share the first one's prompt.

@@ -152,15 +152,21 @@ void core_group_ready(struct core *core, const struct core_in_group *in)
 // ---- going
 // ---------------------------------------------------------------------------------------
 
-// Counts a death under the request and suspects all its samples: each must compute all rows up to
-// `until` alone, one sample at a time.
-static void suspect(struct core *core, struct core_request *r, uint32_t until)
+static bool is_suspected(const struct core *core, const struct core_request *r)
 {
-    if (r->death_stamp != core->deaths) {
-        r->death_stamp = core->deaths;
-        r->deaths++;
-        r->deaths_total++;
-    }
+    for (uint32_t i = r->first_sample; i != NONE; i = core->sample[i].next)
+        if (core->sample[i].suspect)
+            return true;
+    return false;
+}
+
+// Suspects all samples of the request: each must compute all rows up to `until` alone, one sample
+// at a time. A death of a plan that was sent before the request was suspected says nothing new:
+// whoever is to blame may have been in both plans.
+static void suspect(struct core *core, struct core_request *r, uint32_t until, bool alone)
+{
+    r->died_alone = r->died_alone || alone;
+    r->suspicions += alone || !is_suspected(core, r);
     for (uint32_t i = r->first_sample; i != NONE; i = core->sample[i].next) {
         struct core_sample *s = &core->sample[i];
         bool waits = s->state == SAMPLE_WAITING;
@@ -177,25 +183,26 @@ static void suspect(struct core *core, struct core_request *r, uint32_t until)
     }
 }
 
-// Whatever had rows in flight is suspected, even if it was preempted meanwhile.
-static void suspect_slot(struct core *core, const struct core_slot *slot)
+// Whatever had rows in flight is suspected, even if it was preempted meanwhile; where it has ended
+// meanwhile, the other samples of its request are, for they may compute the same rows.
+static void suspect_slot(struct core *core, const struct core_slot *slot, bool alone)
 {
     if (slot->sample != NONE) {
-        suspect(core, core_request_of(core, &core->sample[slot->sample]), slot->n_planned);
+        suspect(core, core_request_of(core, &core->sample[slot->sample]), slot->n_planned, alone);
         return;
     }
     struct core_request *r = core_table_by_handle(core, slot->former_request);
     struct core_sample *s = &core->sample[slot->former];
-    if (!r || s->state == SAMPLE_FINISHED)
+    if (!r || r->n_live == 0)
         return;
     s->attempt += s->state == SAMPLE_WAITING;
-    suspect(core, r, slot->n_planned);
+    suspect(core, r, slot->n_planned, alone);
 }
 
-// A request that was in flight too often is not tried again.
+// Who is surely, or far too often, the cause of a death is not tried again.
 static void quarantine(struct core *core, struct core_request *r)
 {
-    if (r->n_live == 0 || (r->deaths < CORE_DEATHS_MAX && r->deaths_total < CORE_DEATHS_TOTAL_MAX))
+    if (r->n_live == 0 || !(r->died_alone || r->suspicions >= CORE_SUSPICIONS_MAX))
         return;
     struct core_end end = {.reason = CORE_ERROR,
         .status = STATUS_DEVICE_FAILED,
@@ -213,9 +220,9 @@ void core_group_gone(struct core *core, uint32_t group, bool crashed)
     g->ready = false;
     m->n_groups--;
     m->dirty = true;
-    core->deaths++;
     core->counters.group_deaths++;
     m->n_deaths++;
+    bool alone = g->n_flights > 0 && g->flight[g->flight_first].alone;
     for (uint32_t i = g->run_first; i != NONE; i = g->slot[i].run_next) {
         struct core_sample *s = core_slot_sample(core, &g->slot[i]);
         s->group = s->slot = NONE;
@@ -224,7 +231,7 @@ void core_group_gone(struct core *core, uint32_t group, bool crashed)
     }
     for (uint32_t i = 0; i < g->limits.n_slots && crashed; i++)
         if (g->slot[i].used && g->slot[i].in_flight > 0)
-            suspect_slot(core, &g->slot[i]);
+            suspect_slot(core, &g->slot[i], alone);
     for (uint32_t i = 0; i < core->requests_touched; i++)
         if (core->request[i].state == REQUEST_LIVE)
             quarantine(core, &core->request[i]);

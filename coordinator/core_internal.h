@@ -24,8 +24,7 @@
 #define NONE UINT32_MAX
 
 enum {
-    CORE_DEATHS_MAX = 2,       // of groups under an unproven request: it is quarantined
-    CORE_DEATHS_TOTAL_MAX = 4, // even if it was proven in between
+    CORE_SUSPICIONS_MAX = 4, // of one request: it is quarantined, although it was proven each time
     CORE_SENTENCE_BYTES = 160,
     CORE_TOKENS_PER_EVENT = 64,
     CORE_TEXT_BYTES = 64 << 10,
@@ -75,8 +74,8 @@ struct core_request {
     uint64_t pages_reserved;
     bool counted_waiting; // in its model's n_waiting_requests and waiting_tokens
     uint64_t waiting_tokens;
-    uint32_t deaths, deaths_total;
-    uint64_t death_stamp; // the last death that was counted
+    uint32_t suspicions; // deaths of groups that made a suspect of it
+    bool died_alone;     // a group died while it computed nothing but this request
 
     uint64_t accepted_us, scheduled_us, deadline_us, detached_us, finished_us;
     uint32_t view_limit; // offsets below may be sent
@@ -133,7 +132,7 @@ struct core_model_state {
     uint32_t n_waiting_requests; // accepted and never scheduled
     uint64_t waiting_tokens;
     uint32_t n_waiting, n_groups;
-    uint64_t n_preempted, n_deaths; // since the start
+    uint64_t n_preempted, n_deaths;   // since the start
     struct core_tenant_queue *tenant; // [tenants_max]
     uint32_t *active;                 // tenants with waiting samples
     uint32_t n_active;
@@ -206,7 +205,7 @@ struct core {
     struct core_config config;
     uint64_t now_us;
     bool draining, drained;
-    uint64_t arrivals, deaths;
+    uint64_t arrivals;
 
     struct core_request *request; // [requests_max]
     uint32_t requests_touched, requests_free, n_requests;

@@ -103,10 +103,12 @@ struct sim_job {
     bool known, closed, may_abort, tried_conflict;
     uint64_t handle, deadline_us, gone_us;
     uint64_t last_death;
-    uint64_t core_peer;     // the connection that the core sends to
-    uint32_t kills, deaths; // deaths: of groups while it was in flight
-    uint64_t view_limit;    // offsets that may be sent
-    uint32_t submit_from;   // of the SUBMIT that the core is looking at
+    uint64_t core_peer;   // the connection that the core sends to
+    bool kill_known;      // the core has heard that a group died of it
+    uint32_t late_kills;  // by plans that were sent after that
+    uint32_t deaths;      // of groups while it was in flight
+    uint64_t view_limit;  // offsets that may be sent
+    uint32_t submit_from; // of the SUBMIT that the core is looking at
     struct sim_seen seen[SIM_SAMPLES_MAX];
 };
 
@@ -142,6 +144,7 @@ struct sim_worker {
         uint32_t n;
         struct sim_job *job[SIM_SLOTS_MAX];
         uint32_t sample[SIM_SLOTS_MAX];
+        bool kill_known[SIM_SLOTS_MAX];
     } flight[LIMIT_PLANS_IN_FLIGHT];
     uint32_t n_flights;
     // Who holds a slot, by the plans that the core has sent.
@@ -150,6 +153,7 @@ struct sim_worker {
         struct sim_job *job;
         uint32_t sample;
     } owner[SIM_SLOTS_MAX];
+    struct sim_job *killer;    // of whose rows it has died
     bool hostile, hostile_now; // a false answer is under way, is looked at
 };
 

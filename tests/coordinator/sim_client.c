@@ -203,6 +203,10 @@ void sim_client_deliver(struct sim *sim, struct sim_job *job, struct core_in *in
         return;
     }
     if (in->type == CORE_IN_RESUME) {
+        // What is over by now ends before the view moves.
+        struct core_in tick = {.type = CORE_IN_TICK};
+        while (sim->core_now_us < sim->now_us)
+            sim_step(sim, &tick);
         if (job->known) {
             sim_watch_rewind(job, client.from);
             job->gone_us = 0;

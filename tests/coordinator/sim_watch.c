@@ -248,6 +248,7 @@ static void watch_seq(struct sim *sim, struct sim_worker *w, const struct plan_s
     uint32_t n = w->flight[w->n_flights].n++;
     w->flight[w->n_flights].job[n] = job;
     w->flight[w->n_flights].sample[n] = sample;
+    w->flight[w->n_flights].kill_known[n] = job->kill_known;
 }
 
 static void watch_plan(struct sim *sim, const struct core_out *out)
@@ -280,6 +281,8 @@ static void watch_plan(struct sim *sim, const struct core_out *out)
 void sim_watch_death(struct sim *sim, struct sim_worker *w, bool crashed)
 {
     sim->n_deaths++;
+    if (w->killer)
+        w->killer->kill_known = true;
     for (uint32_t f = 0; f < w->n_flights && crashed; f++)
         for (uint32_t i = 0; i < w->flight[f].n; i++) {
             struct sim_job *job = w->flight[f].job[i];

@@ -21,11 +21,14 @@ void sim_worker_start(struct sim *sim, struct sim_worker *w)
 {
     if (w->alive)
         return;
+    if (w->known) // it is back before the coordinator has heard of its end
+        sim_watch_death(sim, w, true);
     w->alive = true;
     w->boot++;
     w->next_step = 1;
     w->n_flights = 0;
     w->hostile = w->hostile_now = false;
+    w->killer = NULL;
     memset(w->slot, 0, sizeof w->slot);
     memset(w->owner, 0, sizeof w->owner);
     memset(w->content, 0xee, sizeof w->content);
@@ -183,6 +186,22 @@ static void add_token(struct sim_slot *slot, uint32_t n_logprobs, struct buf *ou
     slot->n_ids++;
 }
 
+// A poisonous row. Plans that were sent before the first death was heard cannot be called back;
+// after that a request may kill once more, alone.
+static void kill(struct sim *sim, struct sim_worker *w, struct sim_job *job)
+{
+    w->killer = job;
+    for (uint32_t f = 0; f < w->n_flights; f++)
+        for (uint32_t i = 0; i < w->flight[f].n; i++)
+            if (w->flight[f].step == w->next_step - 1 && w->flight[f].job[i] == job &&
+                w->flight[f].kill_known[i]) {
+                job->late_kills++;
+                SIM_EXPECT(sim, w->flight[f].n == 1, "job %u kills again, and others with it",
+                    job->number);
+            }
+    SIM_EXPECT(sim, job->late_kills <= 1, "job %u kills groups although it is known", job->number);
+}
+
 // Executes one record; false if the group dies of it.
 static bool execute(
     struct sim *sim, struct sim_worker *w, const struct plan_seq_view *view, struct buf *out)
@@ -210,8 +229,7 @@ static bool execute(
     for (uint32_t p = head->first_position; p < end && !sim->failed; p++) {
         compute_row(sim, w, slot, p);
         if (slot->job->poison_at == (int)p) {
-            slot->job->kills++;
-            SIM_EXPECT(sim, slot->job->kills <= 2, "job %u killed three groups", slot->job->number);
+            kill(sim, w, slot->job);
             return false;
         }
     }
