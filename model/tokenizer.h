@@ -54,7 +54,7 @@ uint32_t tokenizer_vocab_size(const struct tokenizer *t);
 uint32_t tokenizer_bos(const struct tokenizer *t);
 uint32_t tokenizer_eos(const struct tokenizer *t);
 
-// The id of a token by its content as written in tokenizer.json ("<|im_end|>", "Ġthe"), added
+// The id of a token by its content as written in tokenizer.json ("<|im_end|>", "\u0120the"), added
 // tokens first; TOKENIZER_NONE if there is none.
 uint32_t tokenizer_id(const struct tokenizer *t, const void *content, size_t n);
 // The content as written in tokenizer.json, borrowed from `t`; NULL for an id without a token.

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 // One all-reduce of a group against the rank-order reference, bit for bit. The quick and the long
 // test share it.
-#ifndef PHALANX_TESTS_ALL_REDUCE_CASES_H
-#define PHALANX_TESTS_ALL_REDUCE_CASES_H
+#ifndef PHALANX_TESTS_COLLECTIVES_ALL_REDUCE_CASES_H
+#define PHALANX_TESTS_COLLECTIVES_ALL_REDUCE_CASES_H
 
 #include "tests/collectives/ranks.h"
 

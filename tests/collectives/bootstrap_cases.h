@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // What every bootstrap has to do, whatever it is made of.
-#ifndef PHALANX_TESTS_BOOTSTRAP_CASES_H
-#define PHALANX_TESTS_BOOTSTRAP_CASES_H
+#ifndef PHALANX_TESTS_COLLECTIVES_BOOTSTRAP_CASES_H
+#define PHALANX_TESTS_COLLECTIVES_BOOTSTRAP_CASES_H
 
 #include "tests/collectives/ranks.h"
 

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // Runs a function on n ranks, as threads or as forked processes, and numbers to test with.
-#ifndef PHALANX_TESTS_RANKS_H
-#define PHALANX_TESTS_RANKS_H
+#ifndef PHALANX_TESTS_COLLECTIVES_RANKS_H
+#define PHALANX_TESTS_COLLECTIVES_RANKS_H
 
 #include "collectives/bootstrap.h"
 #include "collectives/collectives.h"

@@ -252,7 +252,7 @@ static void test_too_many(void **state)
         char *header = malloc((size_t)n * 80), *p = header;
         assert_non_null(header);
         for (int i = 0; i < n; i++)
-            p += sprintf(p, "%s\"%d\":{\"dtype\":\"U8\",\"shape\":[0],\"data_offsets\":[0,0]}",
+            p += snprintf(p, 80, "%s\"%d\":{\"dtype\":\"U8\",\"shape\":[0],\"data_offsets\":[0,0]}",
                 i ? "," : "{", i);
         memcpy(p, "}", 2);
         const char *path = scratch_dir_tensors("x.safetensors", header, 8, 0);
