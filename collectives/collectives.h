@@ -8,16 +8,24 @@
 //
 // Order. All members call the same operations in the same order with the same counts, dtype and
 // operation. That is checked: each flag carries the epoch and a signature of the call, and members
-// that disagree get STATUS_MISMATCH, never a hang. One operation of a group is in flight at a time.
+// that disagree get STATUS_MISMATCH, never a hang. One operation of a group is in flight at a time;
+// a second one at once is STATUS_BUSY. A group may have several channels: each has flags, epochs
+// and staging of its own, so that operations of different channels may run side by side.
 //
 // Time. Every wait has the group's deadline and looks at the abort word and at the peers' process
 // handles: STATUS_TIMEOUT, STATUS_ABORTED or STATUS_PEER_GONE. Such an error is sticky: all later
 // calls return it; the group can only be destroyed, and a new one made. Nothing exits or prints.
 //
 // Sums run in rank order with f32 accumulation and one rounding at the end: every rank gets the
-// same bits, whatever the algorithm, size or placement of buffers.
+// same bits, whatever the algorithm, size, back end or placement of buffers. The only exception is
+// a back end's own reduction, which is used where coll_args.native allows it and nowhere else.
 //
-// Threads. A member's calls come from one thread at a time; coll_abort may come from any.
+// Back ends. Which one serves a group is decided once, on all ranks alike, when it is made; which
+// algorithm serves a call is a pure function of the arguments that all ranks have in common and of
+// the tuning table, which is equal on all ranks. coll_explain tells both. See backend.h.
+//
+// Threads. A member's calls come from one thread at a time; coll_abort may come from any. Different
+// channels may be used by different threads.
 #ifndef PHALANX_COLLECTIVES_COLLECTIVES_H
 #define PHALANX_COLLECTIVES_COLLECTIVES_H
 
@@ -28,9 +36,11 @@
 #include <stddef.h>
 #include <stdint.h>
 
-enum { COLL_RANKS_MAX = 64 };
+enum { COLL_RANKS_MAX = 64, COLL_CHANNELS_MAX = 8 };
 
-struct coll_group; // opaque, one per member and group
+struct coll_group;   // opaque, one per member and group
+struct coll_backend; // collectives/backend.h
+struct coll_device;  // collectives/backend.h
 
 // How members meet and exchange bytes and handles before a group exists. Implementations:
 // bootstrap_threads (fork or threads in one process), bootstrap_mpi (a communicator),
@@ -54,11 +64,17 @@ struct bootstrap {
 };
 
 struct coll_args {
-    const char *backend;     // "auto", "shm", "mpi"; later "cuda", "nccl"
-    uint64_t heap_bytes;     // symmetric heap of each rank
-    uint32_t timeout_ms;     // of each wait; 0: 60,000
-    bool spin;               // ranks have a core each: spin before yielding
-    const char *tuning_file; // NULL: built-in table; its hash must agree on all ranks
+    const char *backend; // "auto" or NULL: the first that all ranks can use; or a name
+    // Back ends of other libraries (backend_mpi, the CUDA plugin's), ended by NULL; NULL: none.
+    const struct coll_backend *const *more;
+    const struct coll_device *device; // NULL: buffers and heap are host memory
+    uint64_t heap_bytes;              // symmetric heap of each rank
+    uint32_t timeout_ms;              // of each wait; 0: 60,000
+    uint32_t channels;                // 0: one
+    bool spin;                        // ranks have a core each: spin before yielding
+    bool native;              // a back end's own reductions may be used: faster perhaps, other bits
+    const char *tuning_file;  // NULL: built-in table; its hash must agree on all ranks
+    const char *nccl_library; // NULL: libnccl.so.2
 };
 
 enum coll_op { COLL_SUM, COLL_MAX };
@@ -71,9 +87,19 @@ uint32_t coll_rank(const struct coll_group *g);
 uint32_t coll_size(const struct coll_group *g);
 // Wakes every waiting member with STATUS_ABORTED.
 void coll_abort(struct coll_group *g);
+// Channel `index` of the group that coll_create returned, which is channel 0 itself. Borrowed: it
+// lives as long as that group. Heap and membership are common to all channels, and so is the end:
+// an error of one channel ends all.
+struct coll_group *coll_channel(struct coll_group *g, uint32_t index);
+// STATUS_OK, or the group's sticky error. On devices this is how the failure of an operation that
+// was enqueued earlier comes to light.
+enum status coll_poll(struct coll_group *g);
 // The sentence of the last call that failed; of a sticky error, the first. Lives with the group.
 const struct error *coll_error(const struct coll_group *g);
-// One line for people: which algorithm serves this operation at this size, and why.
+// "shm", "cuda", "nccl" or "mpi".
+const char *coll_backend_name(const struct coll_group *g);
+// One line for people: which back end and algorithm serve this operation at this size, and why.
+// `operation` is a name as in coll_all_reduce without the prefix.
 void coll_explain(const struct coll_group *g, const char *operation, size_t bytes, bool symmetric,
     char *text, size_t n);
 
@@ -96,6 +122,25 @@ struct coll_all_reduce_args {
 };
 enum status coll_all_reduce(struct coll_group *g, const struct coll_all_reduce_args *a);
 
+// All-reduce, residual add and RMSNorm in one: in this order, for each row,
+//   x = sum over ranks of x;  residual = residual + x;
+//   out = residual * (1 / sqrt(mean(residual^2) + eps)) * (weight_offset + weight),
+// in f32, each rounded to the type where it is stored. Bits are those of coll_all_reduce followed
+// by the back end's norm: on the host by reduce_norm of collectives/reduce.h, which for f32
+// computes what the CPU kernels' norm does.
+struct coll_all_reduce_norm_args {
+    void *x; // [n_rows, dim]; holds anything afterwards
+    size_t n_rows, dim;
+    enum dtype dtype;    // of x, residual and out: f32, f16 or bf16
+    bool symmetric;      // x lies in the heap
+    void *residual;      // [n_rows, dim], equal on all ranks, in place
+    const float *weight; // [dim], equal on all ranks; NULL: ones
+    float weight_offset, eps;
+    void *out; // [n_rows, dim], other memory than x and residual
+    void *stream;
+};
+enum status coll_all_reduce_norm(struct coll_group *g, const struct coll_all_reduce_norm_args *a);
+
 // out[count of this rank] = sum over ranks of in[its slice]; slices as coll_slice deals them.
 enum status coll_reduce_scatter(struct coll_group *g, const void *in, void *out, size_t count,
     enum dtype dtype, enum coll_op op, void *stream);
@@ -115,7 +160,7 @@ void coll_slice(size_t total, uint32_t size, uint32_t rank, size_t *begin, size_
 enum coll_counts {
     COLL_COUNTS_FIXED,   // both sides know every size (checked by the signature)
     COLL_COUNTS_BOUNDED, // up to slot_bytes; the size travels with the block
-    COLL_COUNTS_DEVICE,  // read from device memory at run time (device back ends)
+    COLL_COUNTS_DEVICE,  // bounded, but read where the group's buffers are, when the call runs
 };
 struct coll_exchange_args {
     enum coll_counts counts;
@@ -125,6 +170,11 @@ struct coll_exchange_args {
     void *receive;            // in the heap, size * slot_bytes; block of q at q * slot_bytes
     size_t slot_bytes;
     size_t *receive_bytes; // [size]; bounded: out, what came from each peer; fixed: in, what has to
+    // COLL_COUNTS_DEVICE only, in place of the two above: [size] each, in the group's kind of
+    // memory; read and written in the order of the stream. Entries of ranks that are no peers are
+    // left alone.
+    const uint32_t *device_send_bytes;
+    uint32_t *device_receive_bytes;
     void *stream;
 };
 enum status coll_exchange(struct coll_group *g, const struct coll_exchange_args *a);

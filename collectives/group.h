@@ -1,53 +1,31 @@
 // SPDX-License-Identifier: Apache-2.0
-// Inside of a group on shared memory, and the steps that all operations are made of.
+// Inside of a group: what all back ends share, and the frame of every operation.
 //
-//   body: | lines[size] | pairs[size][size] | slots[size][2] | heaps[size] |
+//   coll_x (ops.c)        checks the arguments: group_refuse, which harms nobody
+//     group_begin         one call at a time, sticky error, abort; the signature of the call
+//       backend->x        moves bytes, waits with deadlines; group_fail ends the group for all
+//     group_end
 //
-// A *step* is one point at which ranks signal each other. Every rank counts the steps of its group
-// in `epoch` and signals by one store into its own line: {epoch, signature} at word epoch mod 8.
-// The signature chains all operations so far (kind, count, dtype, ...), so a rank that reads the
-// word of the step it waits for sees at once whether the other is at the same operation. The number
-// of steps of an operation depends on its arguments only, never on the rank or on timing. Epochs
-// wrap: they are compared by signed distance. Eight words are kept because a rank may run ahead of
-// one that still wants to look at an older word; if it is further ahead than that, the wait is over
-// just the same, only without a look at the signature of that step.
+// The signature chains all operations of a channel so far (kind, counts, dtype, ...). Back ends
+// send it along with their flags or messages, so that members that disagree notice at once.
 //
-// Private buffers are staged in the rank's two slots, used in turn. A slot that was last read in
-// step e may be written again when all others have signalled any step after e.
-//
-// Order of memory: data are written, then the word with release; the word is read with acquire,
-// then the data. There are no bare fences.
+// Each channel is a struct coll_group of its own beside channel 0, the main one, which owns the
+// segment, the heap and the back end's state.
 #ifndef PHALANX_COLLECTIVES_GROUP_H
 #define PHALANX_COLLECTIVES_GROUP_H
 
-#include "collectives/collectives.h"
+#include "collectives/backend.h"
 #include "collectives/reduce.h"
 #include "collectives/segment.h"
+#include "collectives/shm.h"
 #include "collectives/tuning.h"
 
 #include <stdatomic.h>
 
-enum {
-    GROUP_WORDS = 8,
-    GROUP_SLOT_BYTES = 256 * 1024,
-    GROUP_PAUSES_SPIN = 2000, // about 50 to 100 microseconds before the first yield
-    GROUP_PAUSES_YIELD = 1,
-};
-
-// Written by its rank only.
-struct group_line {
-    _Alignas(SEGMENT_LINE) _Atomic uint64_t word[GROUP_WORDS];
-};
-
-// One block of a partial exchange: written by the source, read by the destination.
-struct group_pair {
-    _Alignas(SEGMENT_LINE) _Atomic uint64_t done; // {epoch, signature}
-    uint64_t bytes;
-};
-
 enum group_operation {
     GROUP_BARRIER = 1,
     GROUP_ALL_REDUCE,
+    GROUP_ALL_REDUCE_NORM,
     GROUP_REDUCE_SCATTER,
     GROUP_ALL_GATHER,
     GROUP_BROADCAST,
@@ -56,22 +34,28 @@ enum group_operation {
 
 struct coll_group {
     uint32_t rank, size;
-    struct segment segment;
-    struct group_line *lines; // [size]
-    struct group_pair *pairs; // [destination * size + source]
-    uint8_t *slots;           // [size][2][GROUP_SLOT_BYTES]
-    uint8_t *heaps;           // [size][heap_bytes]
-    size_t heap_bytes, heap_used;
-    uint32_t epoch, signature;
-    uint32_t slot_next;     // 0 or 1
-    uint32_t slot_epoch[2]; // last step in which others read the slot
-    uint32_t pauses, timeout_ms;
+    const struct coll_backend *backend;
     const struct reduce_table *reduce;
-    struct tuning tuning;
+    struct segment *segment; // the main group's
+    uint8_t *heap;           // of this rank
+    uint32_t signature;
+    struct shm shm; // of the back end "shm"; here because its flags are looked at most often
+    uint32_t timeout_ms;
     enum group_operation running; // for sentences
     _Atomic bool busy;
     enum status sticky;
     struct error error;
+
+    struct coll_group *main;
+    uint32_t channel, n_channels;
+    // Of the main group only.
+    void *state; // of other back ends
+    struct segment own_segment;
+    size_t heap_bytes, heap_used;
+    struct tuning tuning;
+    const struct coll_device *device;
+    const char *arch; // first column of the tuning table
+    bool native;
 };
 
 // Every operation lies between these two. The four numbers are what all ranks must have in common.
@@ -85,55 +69,19 @@ enum status group_refuse(struct coll_group *g, enum status s, const char *format
     __attribute__((format(printf, 3, 4)));
 // Makes an error sticky and ends the group for all members.
 enum status group_fail(struct coll_group *g, enum status s, uint32_t culprit);
+// The same with a sentence for what is no fault of a rank: of a library or a device.
+enum status group_fail_because(struct coll_group *g, enum status s, const char *format, ...)
+    __attribute__((format(printf, 3, 4)));
 
-// Signals the next step.
-static inline void group_signal(struct coll_group *g)
+// Which back end serves a group; collective. `mine` is this rank's status so far: if it is an error
+// on any rank, all fail.
+enum status group_choose(struct bootstrap *b, const struct coll_args *args, enum status mine,
+    const struct coll_backend **out, struct error *err);
+
+static inline uint32_t group_next(const struct coll_group *g, uint32_t distance)
 {
-    uint32_t e = ++g->epoch;
-    atomic_store_explicit(&g->lines[g->rank].word[e % GROUP_WORDS],
-        (uint64_t)g->signature << 32 | e, memory_order_release);
+    uint32_t r = g->rank + distance;
+    return r < g->size ? r : r - g->size;
 }
-
-static inline bool group_reached(uint64_t word, uint32_t epoch)
-{
-    return (int32_t)((uint32_t)word - epoch) >= 0;
-}
-
-static inline bool group_agrees(const struct coll_group *g, uint64_t word, uint32_t epoch)
-{
-    return (uint32_t)word != epoch || (uint32_t)(word >> 32) == g->signature;
-}
-
-// Waits until `word`, which `peer` writes, has reached `epoch`; returns it in *got.
-enum status group_await(struct coll_group *g, uint32_t peer, const _Atomic uint64_t *word,
-    uint32_t epoch, uint64_t *got);
-// Waits until the peer has signalled step `epoch` of the running operation.
-enum status group_wait(struct coll_group *g, uint32_t peer, uint32_t epoch);
-// The same for all peers, for the step signalled last.
-enum status group_wait_all(struct coll_group *g);
-// This rank's next slot, once nobody reads it any more. The caller says with group_slot_used, after
-// its last signal concerning the slot, that this step was the last in which others read it.
-enum status group_slot(struct coll_group *g, uint8_t **slot);
-static inline void group_slot_used(struct coll_group *g)
-{
-    g->slot_epoch[g->slot_next] = g->epoch;
-    g->slot_next ^= 1;
-}
-
-// The slot of a peer that belongs to the same turn as this rank's current one: all ranks take turns
-// alike.
-static inline uint8_t *group_peer_slot(const struct coll_group *g, uint32_t peer)
-{
-    return g->slots + ((size_t)peer * 2 + g->slot_next) * GROUP_SLOT_BYTES;
-}
-
-static inline uint8_t *group_heap(const struct coll_group *g, uint32_t rank)
-{
-    return g->heaps + (size_t)rank * g->heap_bytes;
-}
-
-// For tests: makes an idle group go on from `epoch`. To be called on all ranks between two meetings
-// that order the calls.
-void group_set_epoch(struct coll_group *g, uint32_t epoch);
 
 #endif

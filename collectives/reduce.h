@@ -22,12 +22,27 @@ typedef void reduce_fn(
 // the caches, which is slow for memory that another core has just read or will read next.
 typedef void reduce_copy_fn(void *dst, const void *src, size_t bytes);
 
+// One row of coll_all_reduce_norm after the sum: residual = residual + x, rounded to the type; then
+// out = (residual * s) * (weight_offset + weight) with s = 1 / sqrt(q / dim + eps). q is the sum of
+// squares in sixteen f32 lanes: lane l takes elements l, l + 16, ... by fma, then lanes i and
+// i + half are added for half = 8, 4, 2, 1. A dim of 0 is not allowed.
+struct reduce_norm_row {
+    const void *x;       // [dim]
+    void *residual;      // [dim]
+    const float *weight; // [dim] or NULL
+    float weight_offset, eps;
+    void *out; // [dim]
+    size_t dim;
+};
+typedef void reduce_norm_fn(const struct reduce_norm_row *a);
+
 enum { REDUCE_OPS = 2, REDUCE_TYPES = 3 }; // enum coll_op; f32, f16, bf16
 
 struct reduce_table {
     const char *name; // "plain", "avx2", "avx512"
     reduce_fn *fn[REDUCE_OPS][REDUCE_TYPES];
     reduce_copy_fn *copy;
+    reduce_norm_fn *norm[REDUCE_TYPES];
 };
 
 // The best one for this CPU.
@@ -36,6 +51,11 @@ const struct reduce_table *reduce_best(void);
 const struct reduce_table *reduce_named(const char *name);
 // NULL if such elements cannot be reduced. `op` is an enum coll_op.
 reduce_fn *reduce_find(const struct reduce_table *t, uint32_t op, enum dtype dtype);
+
+struct coll_all_reduce_norm_args;
+// Rows [begin, end) of the arguments; x holds the sum over ranks by now.
+void reduce_norm_rows(const struct reduce_table *t, const struct coll_all_reduce_norm_args *a,
+    size_t begin, size_t end);
 
 #if defined(__x86_64__)
 extern const struct reduce_table reduce_avx2;

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// Compiled with -mavx2 -mf16c; called only where the CPU has both.
+// Compiled with -mavx2 -mfma -mf16c; called only where the CPU has them.
 #include <immintrin.h>
 #include <stdint.h>
 
@@ -11,6 +11,21 @@
 static inline V v_add(V a, V b)
 {
     return _mm256_add_ps(a, b);
+}
+
+static inline V v_mul(V a, V b)
+{
+    return _mm256_mul_ps(a, b);
+}
+
+static inline V v_fma(V a, V b, V c)
+{
+    return _mm256_fmadd_ps(a, b, c);
+}
+
+static inline V v_set1(float f)
+{
+    return _mm256_set1_ps(f);
 }
 
 // vmaxps gives its second operand when they are equal or unordered; a NaN in `a` has to stay.

@@ -12,15 +12,23 @@
 // Measured on two cores; phalanx-coll-bench shows the rows beside each other. With more ranks the
 // two signals of two_shot cost more than the extra reading of one_shot for longer.
 static const struct tuning_row built_in[] = {
-    {.ranks = 2, .symmetric = false, .max_bytes = 8192, .algorithm = TUNING_ONE_SHOT},
-    {.ranks = 2, .symmetric = true, .max_bytes = 2048, .algorithm = TUNING_ONE_SHOT},
-    {.ranks = 0, .symmetric = false, .max_bytes = 32768, .algorithm = TUNING_ONE_SHOT},
-    {.ranks = 0, .symmetric = true, .max_bytes = 16384, .algorithm = TUNING_ONE_SHOT},
+    {"host", .ranks = 2, .max_bytes = 8192, .algorithm = TUNING_ONE_SHOT},
+    {"host", .ranks = 2, .symmetric = true, .max_bytes = 2048, .algorithm = TUNING_ONE_SHOT},
+    {"host", .ranks = 0, .max_bytes = 32768, .algorithm = TUNING_ONE_SHOT},
+    {"host", .ranks = 0, .symmetric = true, .max_bytes = 16384, .algorithm = TUNING_ONE_SHOT},
+};
+
+static const char *const names[TUNING_ALGORITHMS] = {
+    [TUNING_ONE_SHOT] = "one_shot",
+    [TUNING_TWO_SHOT] = "two_shot",
+    [TUNING_LL] = "ll",
+    [TUNING_MULTIMEM] = "multimem",
+    [TUNING_NATIVE] = "native",
 };
 
 const char *tuning_algorithm_name(enum tuning_algorithm a)
 {
-    return a == TUNING_ONE_SHOT ? "one_shot" : "two_shot";
+    return (unsigned)a < TUNING_ALGORITHMS ? names[a] : "unknown";
 }
 
 enum { WORDS = 6 };
@@ -60,17 +68,31 @@ static bool number(const char *text, const char *any, uint64_t any_value, uint64
     return true;
 }
 
+static bool parse_algorithm(const char *text, enum tuning_algorithm *out)
+{
+    for (uint32_t a = 0; a < TUNING_ALGORITHMS; a++)
+        if (strcmp(text, names[a]) == 0) {
+            *out = (enum tuning_algorithm)a;
+            return true;
+        }
+    return false;
+}
+
 static bool parse_row(char *const word[WORDS], struct tuning_row *row)
 {
     uint64_t ranks;
-    if (strcmp(word[0], "host") != 0 || !number(word[1], "*", 0, &ranks) || ranks > UINT32_MAX ||
+    size_t arch_bytes = strlen(word[0]);
+    if (arch_bytes >= sizeof row->arch || !number(word[1], "*", 0, &ranks) || ranks > UINT32_MAX ||
         strcmp(word[2], "all_reduce") != 0 || !number(word[4], "inf", UINT64_MAX, &row->max_bytes))
         return false;
+    memcpy(row->arch, word[0], arch_bytes + 1);
     row->ranks = (uint32_t)ranks;
     row->symmetric = strcmp(word[3], "symmetric") == 0;
-    row->algorithm = strcmp(word[5], "one_shot") == 0 ? TUNING_ONE_SHOT : TUNING_TWO_SHOT;
-    return (row->symmetric || strcmp(word[3], "private") == 0) &&
-           (row->algorithm == TUNING_ONE_SHOT || strcmp(word[5], "two_shot") == 0);
+    if (!row->symmetric && strcmp(word[3], "private") != 0)
+        return false;
+    return parse_algorithm(word[5], &row->algorithm) &&
+           (strcmp(row->arch, "host") != 0 ||
+               (row->algorithm != TUNING_LL && row->algorithm != TUNING_MULTIMEM));
 }
 
 static enum status parse(char *text, const char *file, struct tuning *t, struct error *err)
@@ -90,8 +112,8 @@ static enum status parse(char *text, const char *file, struct tuning *t, struct 
                 err, STATUS_TOO_LARGE, "%s has more than %d rows", file, (int)TUNING_ROWS_MAX);
         if (n != WORDS || !parse_row(word, &t->row[t->n_rows]))
             return status_fail(err, STATUS_INVALID,
-                "%s line %u: expected \"host RANKS|* all_reduce private|symmetric BYTES|inf "
-                "one_shot|two_shot\"",
+                "%s line %u: expected \"ARCH RANKS|* all_reduce private|symmetric BYTES|inf "
+                "ALGORITHM\", with one_shot, two_shot or native on the host",
                 file, line);
         t->n_rows++;
     }
@@ -129,26 +151,36 @@ enum status tuning_load(const char *file, struct tuning *out, struct error *err)
 
 uint64_t tuning_hash(const struct tuning *t)
 {
-    uint64_t flat[TUNING_ROWS_MAX][4];
+    uint64_t flat[TUNING_ROWS_MAX][6] = {0};
     for (uint32_t i = 0; i < t->n_rows; i++) {
         flat[i][0] = t->row[i].max_bytes;
         flat[i][1] = t->row[i].ranks;
         flat[i][2] = t->row[i].symmetric;
         flat[i][3] = (uint64_t)t->row[i].algorithm;
+        memcpy(&flat[i][4], t->row[i].arch, TUNING_ARCH_BYTES);
     }
     return hash_64((struct hash_key){1, 2}, flat, t->n_rows * sizeof flat[0]);
 }
 
-enum tuning_algorithm tuning_pick(
-    const struct tuning *t, uint32_t ranks, bool symmetric, size_t bytes)
+void tuning_narrow(struct tuning *t, const char *arch, uint32_t ranks)
 {
-    bool own = false; // whether rows for this number of ranks exist
+    bool own[2] = {false, false}; // whether rows for this number of ranks exist
+    uint32_t n = 0;
     for (uint32_t i = 0; i < t->n_rows; i++)
-        own |= t->row[i].ranks == ranks && t->row[i].symmetric == symmetric;
+        if (strcmp(t->row[i].arch, arch) == 0 && t->row[i].ranks == ranks)
+            own[t->row[i].symmetric] = true;
     for (uint32_t i = 0; i < t->n_rows; i++) {
         const struct tuning_row *r = &t->row[i];
-        if (r->symmetric == symmetric && r->ranks == (own ? ranks : 0) && bytes <= r->max_bytes)
-            return r->algorithm;
+        if (strcmp(r->arch, arch) == 0 && r->ranks == (own[r->symmetric] ? ranks : 0))
+            t->row[n++] = *r;
     }
+    t->n_rows = n;
+}
+
+enum tuning_algorithm tuning_pick(const struct tuning *t, bool symmetric, size_t bytes)
+{
+    for (uint32_t i = 0; i < t->n_rows; i++)
+        if (t->row[i].symmetric == symmetric && bytes <= t->row[i].max_bytes)
+            return t->row[i].algorithm;
     return TUNING_TWO_SHOT;
 }

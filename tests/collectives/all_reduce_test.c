@@ -123,7 +123,7 @@ static int wrap(struct bootstrap *b, void *context)
     void *heap = coll_heap_take(g, 1 << 16);
     for (uint32_t before = 0; before < 12; before++) {
         WANT_OK(b->barrier(b, NULL));
-        group_set_epoch(g, 0u - before);
+        shm_set_epoch(g, 0u - before);
         WANT_OK(b->barrier(b, NULL));
         for (uint64_t i = 0; i < 12; i++) {
             struct all_reduce_case c = {

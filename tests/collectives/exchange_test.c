@@ -185,7 +185,7 @@ static int misuse(struct bootstrap *b, void *context)
         .receive = receive,
         .slot_bytes = 64,
         .receive_bytes = got};
-    WANT(coll_exchange(g, &a) == STATUS_UNSUPPORTED);
+    WANT(coll_exchange(g, &a) == STATUS_INVALID);
     WANT(strstr(coll_error(g)->text, "device") != NULL);
     a.counts = COLL_COUNTS_BOUNDED;
     WANT(coll_exchange(g, &a) == STATUS_TOO_LARGE);

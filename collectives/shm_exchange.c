@@ -1,0 +1,104 @@
+// SPDX-License-Identifier: Apache-2.0
+// Partial all-to-all by pushing. A rank's signal at the start says that its receive region may be
+// written; that is one store, however many peers it has. Then each source writes its block straight
+// into the receiver's heap and raises the flag of the pair. Pairs outside the relation are not
+// looked at, and ranks that exchange with nobody go straight on.
+#include "collectives/shm_step.h"
+
+static bool is_peer(const struct coll_exchange_args *a, uint32_t q)
+{
+    return (a->peers >> q & 1) != 0;
+}
+
+// How many bytes go to a peer; the front has checked that they fit, but for counts that are read
+// only now.
+static size_t to_send(const struct coll_exchange_args *a, uint32_t to)
+{
+    return a->counts == COLL_COUNTS_DEVICE ? a->device_send_bytes[to] : a->send_bytes[to];
+}
+
+static struct shm_pair *pair(struct coll_group *g, uint32_t destination, uint32_t source)
+{
+    return &g->shm.pairs[destination * g->size + source];
+}
+
+static enum status push(struct coll_group *g, const struct coll_exchange_args *a, uint32_t to)
+{
+    size_t offset = (size_t)((uint8_t *)a->receive - shm_heap(g, g->rank));
+    size_t n = to_send(a, to);
+    struct shm_pair *p = pair(g, to, g->rank);
+    if (n > a->slot_bytes)
+        return group_fail_because(g, STATUS_TOO_LARGE,
+            "a block of %zu bytes for rank %u does not fit its slot of %zu", n, (unsigned)to,
+            a->slot_bytes);
+    if (n > 0)
+        g->reduce->copy(shm_heap(g, to) + offset + g->rank * a->slot_bytes, a->send[to], n);
+    p->bytes = n;
+    atomic_store_explicit(
+        &p->done, (uint64_t)g->signature << 32 | g->shm.epoch, memory_order_release);
+    return STATUS_OK;
+}
+
+// A peer that goes on to another step without having raised the pair's flag does not count this
+// rank among its peers: without this look it would be waited for until the deadline.
+static bool passed_by(struct coll_group *g, uint32_t from, const struct shm_pair *p)
+{
+    uint32_t next = g->shm.epoch + 1;
+    uint64_t w =
+        atomic_load_explicit(&g->shm.lines[from].word[next % SHM_WORDS], memory_order_acquire);
+    return shm_reached(w, next) &&
+           !shm_reached(atomic_load_explicit(&p->done, memory_order_acquire), g->shm.epoch);
+}
+
+static enum status await_block(struct coll_group *g, uint32_t from, const struct shm_pair *p)
+{
+    struct segment_wait w = {.timeout_ms = g->timeout_ms};
+    for (;;) {
+        for (uint32_t i = 0; i < g->shm.pauses; i++) {
+            uint64_t got = atomic_load_explicit(&p->done, memory_order_acquire);
+            if (shm_reached(got, g->shm.epoch))
+                return shm_agrees(got, g->shm.epoch, g->signature)
+                           ? STATUS_OK
+                           : group_fail(g, STATUS_MISMATCH, from);
+            segment_pause();
+        }
+        enum status s =
+            passed_by(g, from, p) ? STATUS_MISMATCH : segment_wait_turn(g->segment, &w, from);
+        if (s != STATUS_OK)
+            return group_fail(g, s, from);
+    }
+}
+
+static enum status take_block(
+    struct coll_group *g, const struct coll_exchange_args *a, uint32_t from)
+{
+    const struct shm_pair *p = pair(g, g->rank, from);
+    TRY(await_block(g, from, p));
+    size_t n = p->bytes;
+    if (n > a->slot_bytes || (a->counts == COLL_COUNTS_FIXED && n != a->receive_bytes[from]))
+        return group_fail(g, STATUS_MISMATCH, from);
+    if (a->counts == COLL_COUNTS_DEVICE)
+        a->device_receive_bytes[from] = (uint32_t)n;
+    else
+        a->receive_bytes[from] = n;
+    return STATUS_OK;
+}
+
+enum status shm_exchange(struct coll_group *g, const struct coll_exchange_args *a)
+{
+    shm_signal(g);
+    for (uint32_t d = 0; d < g->size; d++) {
+        uint32_t to = group_next(g, d);
+        if (!is_peer(a, to))
+            continue;
+        if (to != g->rank)
+            TRY(shm_wait(g, to, g->shm.epoch));
+        TRY(push(g, a, to));
+    }
+    for (uint32_t d = 0; d < g->size; d++) {
+        uint32_t from = g->rank >= d ? g->rank - d : g->rank + g->size - d;
+        if (is_peer(a, from))
+            TRY(take_block(g, a, from));
+    }
+    return STATUS_OK;
+}

@@ -1,0 +1,37 @@
+// SPDX-License-Identifier: Apache-2.0
+// The steps of shm.h that are a few instructions long.
+#ifndef PHALANX_COLLECTIVES_SHM_STEP_H
+#define PHALANX_COLLECTIVES_SHM_STEP_H
+
+#include "collectives/group.h"
+
+// Signals the next step.
+static inline void shm_signal(struct coll_group *g)
+{
+    uint32_t e = ++g->shm.epoch;
+    atomic_store_explicit(&g->shm.lines[g->rank].word[e % SHM_WORDS],
+        (uint64_t)g->signature << 32 | e, memory_order_release);
+}
+
+// This rank's next slot, once nobody reads it any more. The caller says with shm_slot_used, after
+// its last signal concerning the slot, that this step was the last in which others read it.
+enum status shm_slot(struct coll_group *g, uint8_t **slot);
+static inline void shm_slot_used(struct coll_group *g)
+{
+    g->shm.slot_epoch[g->shm.slot_next] = g->shm.epoch;
+    g->shm.slot_next ^= 1;
+}
+
+// The slot of a peer that belongs to the same turn as this rank's current one: all ranks take turns
+// alike.
+static inline uint8_t *shm_peer_slot(const struct coll_group *g, uint32_t peer)
+{
+    return g->shm.slots + ((size_t)peer * 2 + g->shm.slot_next) * SHM_SLOT_BYTES;
+}
+
+static inline uint8_t *shm_heap(const struct coll_group *g, uint32_t rank)
+{
+    return g->shm.heaps + (size_t)rank * g->shm.heap_bytes;
+}
+
+#endif
