@@ -18,8 +18,12 @@
 
 enum { READY_SECONDS = 60, LEFT_SECONDS = 5, WORDS_MAX = 64, CLUSTERS_MAX = 8 };
 
-// Clusters that run, for the end of a test program that failed half-way.
-static struct cluster *running[CLUSTERS_MAX];
+// Clusters that run, for the end of a test program that failed half-way: copies, since the structs
+// of a failed test are gone.
+static struct {
+    pid_t pid; // 0: unused
+    char dir[40];
+} running[CLUSTERS_MAX];
 
 static void sleep_ms(int ms)
 {
@@ -97,7 +101,7 @@ static json_t *read_lines(const char *text)
     json_t *lines = json_array();
     while (*text) {
         const char *end = strchr(text, '\n');
-        json_t *o = end ? json_loadb(text, (size_t)(end - text), 0, NULL) : NULL;
+        json_t *o = end ? json_loadb(text, (size_t)(end - text), JSON_ALLOW_NUL, NULL) : NULL;
         if (!o || !json_is_object(o)) {
             json_decref(o);
             json_decref(lines);
@@ -239,38 +243,40 @@ static void note_shm(struct cluster *c)
 
 // ---- server ------------------------------------------------------------------------------------
 
-static void forget(struct cluster *c)
+static void forget(const struct cluster *c)
 {
     for (int i = 0; i < CLUSTERS_MAX; i++)
-        if (running[i] == c)
-            running[i] = NULL;
+        if (strcmp(running[i].dir, c->dir) == 0)
+            running[i].pid = 0;
 }
 
 // A failed test leaves its clusters to the end of the program.
 static void end_running(void)
 {
     for (int i = 0; i < CLUSTERS_MAX; i++) {
-        struct cluster *c = running[i];
-        if (!c)
+        pid_t pid = running[i].pid;
+        if (pid <= 0)
             continue;
-        for (int k = 0; k < 100 && waitpid(c->serve.pid, NULL, WNOHANG) == 0; k++) {
+        for (int k = 0; k < 200 && waitpid(pid, NULL, WNOHANG) == 0; k++) {
             // The second SIGTERM ends without waiting for requests.
-            kill(c->serve.pid, k % 20 == 0 ? SIGTERM : 0);
+            if (k % 40 == 0)
+                kill(pid, SIGTERM);
             sleep_ms(50);
         }
-        nftw(c->dir, remove_one, 16, FTW_DEPTH | FTW_PHYS);
+        nftw(running[i].dir, remove_one, 16, FTW_DEPTH | FTW_PHYS);
     }
 }
 
-static void remember(struct cluster *c)
+static void remember(const struct cluster *c)
 {
     static bool first = true;
     if (first)
         atexit(end_running);
     first = false;
     for (int i = 0; i < CLUSTERS_MAX; i++)
-        if (!running[i]) {
-            running[i] = c;
+        if (running[i].pid == 0) {
+            running[i].pid = c->serve.pid;
+            memcpy(running[i].dir, c->dir, sizeof c->dir);
             return;
         }
     fail_msg("more than %d clusters at once", CLUSTERS_MAX);
@@ -390,9 +396,9 @@ int cluster_wait(struct cluster *c)
     note_shm(c);
     int n = descendants(c, all);
     command_wait(&c->serve);
-    forget(c);
     check_no_process(c, all, n);
     check_nothing_left(c);
+    forget(c);
     return c->serve.code;
 }
 
@@ -410,11 +416,14 @@ void cluster_stop(struct cluster *c)
 
 // ---- answers -----------------------------------------------------------------------------------
 
-static void append_text(struct answer *out, const char *text)
+static void append_text(struct answer *out, const json_t *text)
 {
-    size_t n = strlen(out->text);
-    assert_true(n + strlen(text) < sizeof out->text);
-    snprintf(out->text + n, sizeof out->text - n, "%s", text);
+    size_t n = json_string_length(text);
+    assert_true(json_is_string(text));
+    assert_true(out->n_text + n < sizeof out->text);
+    memcpy(out->text + out->n_text, json_string_value(text), n);
+    out->n_text += n;
+    out->text[out->n_text] = '\0';
 }
 
 static int int_of(const json_t *o, const char *name)
@@ -432,7 +441,7 @@ static void take_token(const json_t *o, struct answer *out)
     assert_int_equal(int_of(o, "offset"), out->n);
     out->ids[out->n] = (uint32_t)int_of(o, "id");
     out->logprobs[out->n++] = (float)json_number_value(logprob);
-    append_text(out, json_string_value(json_object_get(o, "text")));
+    append_text(out, json_object_get(o, "text"));
 }
 
 static void take_finish(const json_t *o, struct answer *out)
@@ -445,7 +454,7 @@ static void take_finish(const json_t *o, struct answer *out)
     out->prompt_tokens = int_of(o, "prompt_tokens");
     out->completion_tokens = int_of(o, "completion_tokens");
     out->cached_tokens = int_of(o, "cached_tokens");
-    append_text(out, json_string_value(json_object_get(o, "text")));
+    append_text(out, json_object_get(o, "text"));
 }
 
 void command_answer(const struct command *m, int index, struct answer *out)
@@ -471,7 +480,8 @@ void command_answer(const struct command *m, int index, struct answer *out)
 
 bool answer_same(const struct answer *a, const struct answer *b)
 {
-    if (a->n != b->n || strcmp(a->text, b->text) != 0 || strcmp(a->reason, b->reason) != 0) {
+    if (a->n != b->n || a->n_text != b->n_text || memcmp(a->text, b->text, a->n_text) != 0 ||
+        strcmp(a->reason, b->reason) != 0) {
         print_error("%u tokens (%s) and %u tokens (%s)\n", a->n, a->reason, b->n, b->reason);
         return false;
     }

@@ -91,7 +91,8 @@ struct answer {
     uint32_t n;
     uint32_t ids[ANSWER_TOKENS_MAX];
     float logprobs[ANSWER_TOKENS_MAX];
-    char text[16384]; // of tokens and last line together
+    char text[16384]; // of tokens and last line together; zero-terminated, may hold zeros
+    size_t n_text;
     char reason[16];
     char stop[64]; // stop_reason as JSON text: "null", "\"x\"", "5"
     int prompt_tokens, completion_tokens, cached_tokens;

@@ -39,10 +39,11 @@ void crowd_send(struct crowd *w, const Phalanx__Submit *submit, struct answer *o
 
 static void append_text(struct answer *out, ProtobufCBinaryData text)
 {
-    size_t n = strlen(out->text);
-    assert_true(n + text.len < sizeof out->text);
-    memcpy(out->text + n, text.data, text.len);
-    out->text[n + text.len] = '\0';
+    assert_true(out->n_text + text.len < sizeof out->text);
+    if (text.len)
+        memcpy(out->text + out->n_text, text.data, text.len);
+    out->n_text += text.len;
+    out->text[out->n_text] = '\0';
 }
 
 static void handle(struct crowd *w, const struct phalanx_event *e)
