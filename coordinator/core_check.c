@@ -169,6 +169,45 @@ static bool check_request(struct check_state *c, const struct core_request *r, s
     return true;
 }
 
+// A model with copies and with work has a plan in flight.
+static bool check_progress(struct check_state *c, uint32_t model)
+{
+    const struct core_model_state *m = &c->core->model[model];
+    uint32_t n_flights = 0, n_running = 0;
+    for (uint32_t i = 0; i < c->core->config.groups_max; i++) {
+        const struct core_group *g = &c->core->group[i];
+        if (!g->ready || g->model != model)
+            continue;
+        n_flights += g->n_flights;
+        n_running += g->n_running;
+    }
+    EXPECT(c, m->n_groups == 0 || n_flights > 0 || n_running + m->n_waiting == 0,
+        "%u sequences of model %u run and %u wait, and nothing is planned", n_running, model,
+        m->n_waiting);
+    return true;
+}
+
+// Each sample that waits is in a queue; each tenant counts its samples.
+static bool check_waiting(struct check_state *c, uint32_t model)
+{
+    const struct core *core = c->core;
+    const struct core_model_state *m = &core->model[model];
+    uint32_t n_waiting = 0, n_live = 0;
+    for (uint32_t i = 0; i < core->requests_touched; i++) {
+        const struct core_request *r = &core->request[i];
+        if (r->state == REQUEST_FREE || r->model != model)
+            continue;
+        n_live += r->state == REQUEST_LIVE ? r->n_live : 0;
+        for (uint32_t k = r->first_sample; k != NONE; k = core->sample[k].next)
+            n_waiting += core->sample[k].state == SAMPLE_WAITING;
+    }
+    for (uint32_t i = 0; i < core->config.tenants_max; i++)
+        n_live -= m->tenant[i].n_live;
+    EXPECT(c, n_waiting == m->n_waiting, "model %u: a waiting sequence is in no queue", model);
+    EXPECT(c, n_live == 0, "model %u: samples of tenants are miscounted", model);
+    return true;
+}
+
 static bool check_model(struct check_state *c, uint32_t model)
 {
     const struct core_model_state *m = &c->core->model[model];
@@ -185,6 +224,48 @@ static bool check_model(struct check_state *c, uint32_t model)
     EXPECT(c, n_requests == m->n_waiting_requests && tokens == m->waiting_tokens,
         "waiting requests of model %u are miscounted", model);
     EXPECT(c, n_requests <= m->config.waiting_requests_max, "too many requests wait");
+    return check_waiting(c, model) && check_progress(c, model);
+}
+
+static uint32_t chain_length(const uint32_t *next, size_t stride, uint32_t first, uint32_t max)
+{
+    uint32_t n = 0;
+    for (uint32_t i = first; i != NONE && n <= max; n++)
+        i = *(const uint32_t *)(const void *)((const uint8_t *)next + i * stride);
+    return n;
+}
+
+// Whatever is not used is free, once.
+static bool check_pools(struct check_state *c)
+{
+    const struct core *core = c->core;
+    const struct core_pages *p = &core->pages;
+    EXPECT(c,
+        core->n_requests + chain_length(&core->request->table_next, sizeof *core->request,
+                               core->requests_free, core->requests_touched) ==
+            core->requests_touched,
+        "a request is neither used nor free");
+    EXPECT(c,
+        core->n_samples + chain_length(&core->sample->next, sizeof *core->sample,
+                              core->samples_free, core->samples_touched) ==
+            core->samples_touched,
+        "a sample is neither used nor free");
+    EXPECT(c,
+        p->n_used + chain_length(p->next, sizeof *p->next, p->first_free, p->n_touched) ==
+            p->n_touched,
+        "a page is neither used nor free");
+    return true;
+}
+
+static bool check_timers(struct check_state *c)
+{
+    const struct core *core = c->core;
+    for (uint32_t i = 0; i < core->n_timers; i++) {
+        const struct core_request *r = &core->request[core->timer[i]];
+        EXPECT(c, r->timer_at == i && r->state != REQUEST_FREE, "timer %u is nobody's", i);
+        EXPECT(c, i == 0 || core->request[core->timer[(i - 1) / 2]].due_us <= r->due_us,
+            "timers are out of order");
+    }
     return true;
 }
 
@@ -213,7 +294,7 @@ static bool check_requests(struct check_state *c)
 bool core_check(const struct core *core, char *why, size_t n)
 {
     struct check_state c = {core, why, n};
-    if (!check_requests(&c))
+    if (!check_requests(&c) || !check_pools(&c) || !check_timers(&c))
         return false;
     for (uint32_t i = 0; i < core->config.models_max; i++)
         if (core->model[i].added && !check_model(&c, i))

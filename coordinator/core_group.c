@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // Model copies come and go. A new one starts with empty KV memory and step 1; when one goes, its
 // sequences wait again with all they have emitted, and those in flight are suspected.
+#include "coordinator/sched.h"
 #include "coordinator/sched_queue.h"
 
 #include "base/check.h"
@@ -162,10 +163,11 @@ static bool is_suspected(const struct core *core, const struct core_request *r)
 
 // Suspects all samples of the request: each must compute all rows up to `until` alone, one sample
 // at a time. A death of a plan that was sent before the request was suspected says nothing new:
-// whoever is to blame may have been in both plans.
+// whoever is to blame may have been in both plans. Those that run elsewhere wait, too, for a place
+// that one of them holds while it is not its turn may be the one that the other needs.
 static void suspect(struct core *core, struct core_request *r, uint32_t until, bool alone)
 {
-    r->died_alone = r->died_alone || alone;
+    r->died_alone = r->died_alone || alone || (MUTANT(NEIGHBOUR_BLAMED) && is_suspected(core, r));
     r->suspicions += alone || !is_suspected(core, r);
     for (uint32_t i = r->first_sample; i != NONE; i = core->sample[i].next) {
         struct core_sample *s = &core->sample[i];
@@ -174,11 +176,14 @@ static void suspect(struct core *core, struct core_request *r, uint32_t until, b
             continue;
         if (waits)
             sched_queue_remove(core, s);
+        bool ran = s->state == SAMPLE_RUNNING && !MUTANT(SUSPECTS_KEEP_PLACES);
+        if (ran)
+            sched_slots_detach(core, s);
         core->n_suspects += !s->suspect;
         s->suspect = true;
         if (s->suspect_until < until)
             s->suspect_until = until;
-        if (waits)
+        if (waits || ran)
             sched_queue_put(core, s);
     }
 }
@@ -226,7 +231,7 @@ void core_group_gone(struct core *core, uint32_t group, bool crashed)
     for (uint32_t i = g->run_first; i != NONE; i = g->slot[i].run_next) {
         struct core_sample *s = core_slot_sample(core, &g->slot[i]);
         s->group = s->slot = NONE;
-        s->attempt += !MUTANT(22);
+        s->attempt += !MUTANT(ATTEMPT_REUSED);
         sched_queue_put(core, s);
     }
     for (uint32_t i = 0; i < g->limits.n_slots && crashed; i++)
