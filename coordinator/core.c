@@ -54,8 +54,8 @@ static bool take(void *pointer, size_t count, size_t size)
 // A buffer over memory of its own size never grows.
 static bool take_buf(struct buf *b, size_t bytes)
 {
-    *b = (struct buf){.capacity = bytes, .size_max = bytes};
-    return take(&b->data, bytes, 1);
+    *b = (struct buf){.capacity = MUTANT(BUFFERS_GROW) ? 16 : bytes, .size_max = bytes};
+    return take(&b->data, b->capacity, 1);
 }
 
 static bool take_pages(struct core_pages *pages, size_t bytes)
@@ -236,7 +236,7 @@ void core_step(struct core *core, const struct core_in *in)
     core_request_expire(core);
     handle(core, in);
     sched_run(core);
-    if (core->draining && !core->drained && core->n_live == 0) {
+    if (core->draining && !core->drained && !MUTANT(DRAINED_UNSAID) && core->n_live == 0) {
         core->drained = true;
         struct core_out out = {.type = CORE_OUT_DRAINED};
         core->config.emit(core->config.user, &out);

@@ -88,7 +88,7 @@ static void unblock(struct core *core, const struct core_group *g, const struct 
     if (s->index != 0 || r->n_samples == 1)
         return;
     uint32_t shared = (r->prompt.count - 1) / g->limits.block_tokens * g->limits.block_tokens;
-    if (slot->n_done >= shared)
+    if (slot->n_done >= shared && !MUTANT(SAMPLES_STAY_BLOCKED))
         core_finish_unblock(core, r);
 }
 
@@ -134,7 +134,7 @@ static void apply_row(struct core *core, struct core_group *g, const struct core
     }
     slot->n_done = row->first + row->n_tokens;
     slot->n_sampling -= (row->flags & PLAN_SEQ_SAMPLE) != 0;
-    if (seq->status != ANSWER_SEQ_OK) {
+    if (seq->status != ANSWER_SEQ_OK && !MUTANT(BAD_LOGITS_GO_ON)) {
         end_bad_logits(core, s);
         return;
     }
@@ -157,7 +157,7 @@ static void apply(struct core *core, struct core_group *g, const struct answer_h
     }
     g->flight_first = (g->flight_first + 1) % LIMIT_PLANS_IN_FLIGHT;
     g->n_flights--;
-    core->model[g->model].dirty = true;
+    core->model[g->model].dirty |= !MUTANT(ANSWER_WAKES_NOBODY);
 }
 
 void core_answer(struct core *core, uint32_t group, const void *data, size_t n)
@@ -179,7 +179,8 @@ void core_answer(struct core *core, uint32_t group, const void *data, size_t n)
         return;
     }
     bool bad = h->epoch != core->config.epoch || g->n_flights == 0 ||
-               h->step_id != flight->step_id || h->plan_hash != flight->hash;
+               h->step_id != flight->step_id ||
+               (h->plan_hash != flight->hash && !MUTANT(HASH_NOT_COMPARED));
     if (bad)
         BAD(&err, "step %llu of epoch %llu, or its hash, is not that of the plan in flight",
             (unsigned long long)h->step_id, (unsigned long long)h->epoch);

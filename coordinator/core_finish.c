@@ -23,7 +23,7 @@ void core_finish_arm(struct core *core, struct core_request *r)
     if (r->state == REQUEST_KEPT) {
         due = r->finished_us + core->config.kept_us;
     } else {
-        if (r->deadline_us)
+        if (r->deadline_us && !MUTANT(DEADLINE_IGNORED))
             due = r->deadline_us;
         if (r->peer == 0 && !r->unattended && r->detached_us + core->config.silent_us < due)
             due = r->detached_us + core->config.silent_us;
@@ -42,7 +42,7 @@ static void let_go(struct core *core, struct core_request *r, struct core_sample
 {
     if (s->state == SAMPLE_WAITING)
         sched_queue_remove(core, s);
-    else if (s->state == SAMPLE_RUNNING)
+    else if (s->state == SAMPLE_RUNNING && !MUTANT(ENDED_KEEPS_SLOT))
         sched_slots_detach(core, s);
     if (r->state == REQUEST_LIVE) // the tenant's samples count from the tokenized prompt on
         sched_queue_tenant_end(core, r);
@@ -90,6 +90,8 @@ void core_finish_sample(struct core *core, struct core_sample *s, const struct c
     if (s->index == 0 && r->state == REQUEST_LIVE)
         core_finish_unblock(core, r);
     journal_finish(core, r, s);
+    if (MUTANT(FINISH_JOURNALED_TWICE))
+        journal_finish(core, r, s);
     if (r->n_live == 0)
         end_request(core, r);
     core_view_deliver(core, r);

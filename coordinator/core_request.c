@@ -44,7 +44,8 @@ void core_request_resume(struct core *core, const struct core_in_client *in)
     }
     if (in->peer)
         r->peer = in->peer;
-    core_finish_arm(core, r);
+    if (!MUTANT(RETURN_NOT_NOTICED))
+        core_finish_arm(core, r);
     core_view_rewind(core, r, in->from);
     core_view_deliver(core, r);
 }
@@ -111,7 +112,7 @@ void core_request_expire(struct core *core)
             return;
         if (r->state == REQUEST_KEPT)
             close_request(core, r);
-        else if (r->deadline_us && r->deadline_us <= core->now_us && !MUTANT(21))
+        else if (r->deadline_us && r->deadline_us <= core->now_us)
             cancel(core, r, STATUS_TIMEOUT, "the deadline has passed");
         else
             cancel(core, r, STATUS_PEER_GONE, "the client has been gone for too long");

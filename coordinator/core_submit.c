@@ -190,7 +190,7 @@ static enum status reserve(
     uint64_t queued = q->prompt_ids ? n : q->prompt.size / 4 + 1;
     if (pages > core->pages.n || q->n > core->config.samples_max)
         return STATUS_TOO_LARGE;
-    if (m->n_waiting_requests >= m->config.waiting_requests_max ||
+    if ((m->n_waiting_requests >= m->config.waiting_requests_max && !MUTANT(QUEUE_UNBOUNDED)) ||
         (m->waiting_tokens > 0 && m->waiting_tokens + queued > m->config.waiting_tokens_max) ||
         !core_pages_reserve(&core->pages, pages))
         return STATUS_BUSY;
@@ -244,7 +244,7 @@ static void accept_request(
 static void attach(struct core *core, struct core_request *r, const struct core_in_submit *in)
 {
     bool same = r->body.lo == in->request->body.lo && r->body.hi == in->request->body.hi;
-    if (!same && !MUTANT(19)) {
+    if (!same && !MUTANT(CONFLICT_ATTACHED)) {
         core->counters.conflicts++;
         reply(core, in, CORE_OUT_CONFLICT, (struct core_out){0});
         return;
@@ -253,7 +253,8 @@ static void attach(struct core *core, struct core_request *r, const struct core_
     r->peer = in->client.peer;
     uint64_t limit = (uint64_t)in->client.from + in->request->window;
     r->view_limit = in->request->window && limit < UINT32_MAX ? (uint32_t)limit : UINT32_MAX;
-    core_finish_arm(core, r);
+    if (!MUTANT(RETURN_NOT_NOTICED))
+        core_finish_arm(core, r);
     emit_accepted(core, r, true);
     core_view_rewind(core, r, in->client.from);
     core_view_deliver(core, r);
@@ -267,7 +268,7 @@ void core_request_submit(struct core *core, const struct core_in_submit *in)
         return;
     }
     struct core_request *r = core_table_find(core, in->client.tenant, in->request->id);
-    if (r) {
+    if (r && !MUTANT(EXECUTED_TWICE)) {
         attach(core, r, in);
         return;
     }

@@ -100,7 +100,8 @@ static void free_samples(struct core *core, struct core_request *r)
     while (i != NONE) {
         struct core_sample *s = &core->sample[i];
         uint32_t next = s->next;
-        core_log_clear(&core->pages, &s->log);
+        if (!MUTANT(TOKEN_LOG_LEAKS))
+            core_log_clear(&core->pages, &s->log);
         s->next = core->samples_free;
         s->request = NONE;
         core->samples_free = i;
@@ -118,7 +119,8 @@ void core_table_remove(struct core *core, struct core_request *r)
     core_log_clear(&core->pages, &r->bias);
     core_log_clear(&core->pages, &r->stops);
     core_log_clear(&core->pages, &r->scores);
-    core_pages_unreserve(&core->pages, r->pages_reserved);
+    if (!MUTANT(RESERVATION_LEAKS))
+        core_pages_unreserve(&core->pages, r->pages_reserved);
     uint32_t i = core_request_index(core, r);
     uint32_t *at = bucket_of(core, r->tenant, r->id);
     while (*at != i) {

@@ -61,6 +61,7 @@ void core_timer_clear(struct core *core, struct core_request *r)
     uint32_t last = core->timer[--core->n_timers];
     if (at == core->n_timers)
         return;
-    core->timer[at] = last;
-    sift(core, at);
+    place(core, at, last);
+    if (!MUTANT(TIMERS_OUT_OF_ORDER))
+        sift(core, at);
 }

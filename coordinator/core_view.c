@@ -26,7 +26,7 @@ static const struct text_decoder *decoder_of(const struct core *core, const stru
 // Whether token `index` may contain the end of a stop string.
 static bool matches(const struct core_request *r, uint32_t index)
 {
-    return MUTANT(17) || index + 1 > r->min_tokens;
+    return MUTANT(STOPS_BEFORE_MIN_TOKENS) || index + 1 > r->min_tokens;
 }
 
 // The stop rules that look at ids; reason LENGTH stands for "goes on" here.
@@ -118,9 +118,11 @@ void core_view_append(struct core *core, struct core_sample *s, const struct ans
 {
     struct core_request *r = core_request_of(core, s);
     uint32_t index = s->log.count;
-    bool sends = r->peer && s->view_at_head && s->view_next == index && index < r->view_limit;
+    bool sends = r->peer && s->view_at_head && s->view_next == index &&
+                 (index < r->view_limit || MUTANT(CREDIT_IGNORED));
     if (s->view_at_head && !sends) {
-        s->view_text = s->text;
+        if (!MUTANT(LAGGING_TEXT_LOST))
+            s->view_text = s->text;
         s->view_at_head = false;
     }
     struct core_end end = stop_by_id(core, r, result->id);
@@ -130,14 +132,15 @@ void core_view_append(struct core *core, struct core_sample *s, const struct ans
         end = (struct core_end){
             .reason = CORE_STOP, .stop = CORE_STOP_STRING, .stop_value = (uint32_t)string};
     fill_token(&core->token[0], append_record(core, r, s, result, top));
-    journal_token(core, r, s, index);
+    if (!MUTANT(TOKEN_NOT_JOURNALED))
+        journal_token(core, r, s, index);
     if (sends) {
         core->token[0].text = core->text.data;
         core->token[0].n_text = (uint32_t)core->text.size;
         emit_tokens(core, r, s, index, 1);
         s->view_next++;
     }
-    if (end.reason == CORE_STOP || s->log.count >= r->max_tokens + MUTANT(18) ||
+    if (end.reason == CORE_STOP || s->log.count >= r->max_tokens + MUTANT(ONE_TOKEN_TOO_MANY) ||
         core_known(core, s) >= context_tokens)
         core_finish_sample(core, s, &end);
 }
@@ -156,7 +159,9 @@ static void deliver_scores(struct core *core, struct core_request *r)
         for (; n < CORE_TOKENS_PER_EVENT && r->score_next + n < n_ready; n++) {
             uint32_t position = r->score_next + n;
             if (position > 0) {
-                fill_token(&core->token[n], core_log_at(&core->pages, &r->scores, position - 1));
+                uint32_t at =
+                    MUTANT(SCORES_MISALIGNED) && position > 1 ? position - 2 : position - 1;
+                fill_token(&core->token[n], core_log_at(&core->pages, &r->scores, at));
                 continue;
             }
             const uint32_t *id = core_log_at(&core->pages, &r->prompt, 0);
@@ -181,6 +186,9 @@ static uint32_t replay(
         const struct core_record *record = core_log_at(&core->pages, &s->log, index);
         struct core_token *token = &core->token[n++];
         fill_token(token, record);
+        if (MUTANT(LOGPROBS_MISALIGNED) && index > 0)
+            token->logprob =
+                ((struct core_record *)core_log_at(&core->pages, &s->log, index - 1))->logprob;
         size_t begin = core->text.size;
         push_text(core, r, &s->view_text, index, record->id, ended_by_id(s, index));
         token->text = core->text.data + begin;
@@ -214,7 +222,7 @@ static void deliver_finish(struct core *core, struct core_request *r, struct cor
     }
     out.finish.text = core->text.data;
     out.finish.n_text = (uint32_t)core->text.size;
-    s->finish_sent = true;
+    s->finish_sent = !MUTANT(FINISH_SENT_TWICE);
     core_view_emit(core, r, &out);
 }
 
@@ -243,7 +251,8 @@ static void rewind_sample(
         return;
     }
     if (s->view_at_head || from < s->view_next) {
-        text_stream_begin(&s->view_text, decoder_of(core, r), r->skip_special);
+        if (!MUTANT(REWOUND_TEXT_GOES_ON))
+            text_stream_begin(&s->view_text, decoder_of(core, r), r->skip_special);
         s->view_next = 0;
         s->view_at_head = false;
     }
@@ -275,7 +284,7 @@ void core_view_finish_facts(
         .sentence = bad ? r->sentence : NULL,
         .prompt_tokens = r->prompt.count,
         .output_tokens = s->log.count,
-        .cached_tokens = s->cached_tokens,
+        .cached_tokens = s->cached_tokens + MUTANT(CACHED_TOKENS_MISCOUNTED),
         .queued_us = r->scheduled_us ? r->scheduled_us - r->accepted_us : 0,
         .first_token_us = s->first_token_us ? s->first_token_us - r->accepted_us : 0,
         .total_us = s->finished_us - r->accepted_us,

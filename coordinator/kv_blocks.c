@@ -59,7 +59,7 @@ uint32_t kv_blocks_take(struct kv_blocks *kv)
         return KV_BLOCKS_NONE;
     uint32_t b = kv->block[kv->n].next;
     list_remove(kv, b);
-    if (kv->block[b].cached && !MUTANT(1))
+    if (kv->block[b].cached && !MUTANT(EVICTED_BLOCK_STAYS_CACHED))
         prefix_drop(kv, b);
     kv->block[b].refs = 1;
     return b;
@@ -69,7 +69,7 @@ void kv_blocks_share(struct kv_blocks *kv, uint32_t b)
 {
     if (kv->block[b].refs == 0)
         list_remove(kv, b);
-    if (!MUTANT(2) || kv->block[b].refs == 0)
+    if (!MUTANT(SHARED_BLOCK_NOT_COUNTED) || kv->block[b].refs == 0)
         kv->block[b].refs++;
 }
 

@@ -10,7 +10,7 @@
 struct hash128 prefix_root(struct hash_key secret, const struct prefix_extra *extra)
 {
     struct prefix_extra e = *extra;
-    if (MUTANT(3))
+    if (MUTANT(CACHE_CROSSES_TENANTS))
         e.tenant = 0;
     return hash_128(secret, &e, sizeof e);
 }
@@ -23,7 +23,7 @@ struct hash128 prefix_next(
         uint32_t ids[LIMIT_BLOCK_TOKENS];
     } input;
     input.parent = parent;
-    if (MUTANT(4))
+    if (MUTANT(CHAIN_FORGETS_PARENT))
         input.parent = (struct hash128){0};
     memcpy(input.ids, ids, (size_t)n * 4);
     return hash_128(secret, &input, sizeof parent + (size_t)n * 4);
@@ -40,7 +40,10 @@ uint32_t prefix_find(
     uint32_t b = kv->bucket[key.lo & (kv->n_buckets - 1)];
     for (; b != KV_BLOCKS_NONE; b = kv->block[b].chain) {
         const struct kv_block *block = &kv->block[b];
-        if (same(block->key, key) && (same(block->parent, parent) || MUTANT(4)) &&
+        if (MUTANT(HIT_ON_ANY_BLOCK))
+            return b;
+        if (same(block->key, key) &&
+            (same(block->parent, parent) || MUTANT(CHAIN_FORGETS_PARENT)) &&
             memcmp(kv->ids + (size_t)b * kv->block_tokens, ids, (size_t)kv->block_tokens * 4) == 0)
             return b;
     }

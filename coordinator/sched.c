@@ -35,8 +35,8 @@ static uint32_t rows_wanted(const struct step *step, const struct core_slot *slo
 
 static uint32_t rows_limit(const struct step *step, uint32_t n)
 {
-    n = min_u32(n, step->budget);
-    if (step->config->long_prefill_tokens)
+    n = min_u32(n, step->budget + MUTANT(BUDGET_EXCEEDED));
+    if (step->config->long_prefill_tokens && !MUTANT(LONG_PROMPT_NOT_CUT))
         n = min_u32(n, step->config->long_prefill_tokens);
     return n;
 }
@@ -60,7 +60,8 @@ static void preempt(struct step *step, struct core_sample *s)
         slot->pick = NONE;
     }
     sched_slots_detach(step->core, s);
-    sched_queue_put(step->core, s);
+    if (!MUTANT(PREEMPTED_IS_LOST))
+        sched_queue_put(step->core, s);
     step->preempted = true;
     step->core->counters.preempted++;
     step->core->model[step->g->model].n_preempted++;
@@ -78,7 +79,7 @@ static struct core_sample *worst_running(const struct step *step)
         }
         int32_t p = core_request_of(step->core, s)->priority;
         int32_t q = core_request_of(step->core, worst)->priority;
-        if (p != q ? p > q : s->arrival > worst->arrival)
+        if (p != q ? p > q : s->arrival > worst->arrival && !MUTANT(OLDEST_PREEMPTED))
             worst = s;
     }
     return worst;
@@ -230,7 +231,9 @@ static bool admit(struct step *step, struct core_sample *s)
 
 static bool has_room(const struct step *step)
 {
-    return step->budget > 0 && step->g->n_running < step->g->max_seqs && step->g->n_free_slots > 0;
+    return step->budget > 0 &&
+           step->g->n_running < step->g->max_seqs + MUTANT(TOO_MANY_SEQUENCES) &&
+           step->g->n_free_slots > 0;
 }
 
 static struct step step_begin(struct core *core, struct core_group *g)
@@ -259,11 +262,11 @@ static bool plan_all(struct core *core, struct core_group *g)
     struct step step = step_begin(core, g);
     uint32_t next;
     for (uint32_t i = g->run_first; i != NONE && step.budget > 0; i = next) {
-        if (!core_slot_sample(core, &g->slot[i])->suspect)
+        if (!core_slot_sample(core, &g->slot[i])->suspect || MUTANT(SUSPECTS_RUN_WITH_OTHERS))
             continue_running(&step, &g->slot[i]);
         next = g->slot[i].run_next;
     }
-    while (has_room(&step) && (!step.preempted || MUTANT(15))) {
+    while (has_room(&step) && (!step.preempted || MUTANT(ADMITS_AFTER_PREEMPTING))) {
         struct core_sample *s = sched_queue_peek(core, g->model);
         if (!s)
             break;
@@ -281,7 +284,7 @@ static bool is_first_suspect(const struct core *core, const struct core_sample *
     uint32_t i = core->request[s->request].first_sample;
     while (&core->sample[i] != s && !core->sample[i].suspect)
         i = core->sample[i].next;
-    return &core->sample[i] == s;
+    return &core->sample[i] == s || MUTANT(SUSPECTS_TRIED_AT_ONCE);
 }
 
 // A plan for one suspect: if the group dies again, it is the only one to blame.
@@ -303,7 +306,7 @@ static bool plan_suspect(struct core *core, struct core_group *g)
 
 static bool has_suspect(struct core *core, const struct core_group *g)
 {
-    if (core->n_suspects == 0 || MUTANT(16))
+    if (core->n_suspects == 0 || MUTANT(SUSPECTS_RUN_WITH_OTHERS))
         return false;
     if (core->model[g->model].suspects != NONE)
         return true;

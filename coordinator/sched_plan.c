@@ -87,12 +87,12 @@ static void set_first(struct core *core, const struct core_sample *s, struct fir
 {
     const struct core_request *r = &core->request[s->request];
     parts->head.flags |= PLAN_SEQ_FIRST;
-    parts->head.n_ids = core_known(core, s);
+    parts->head.n_ids = MUTANT(RESUMED_FROM_PROMPT) ? r->prompt.count : core_known(core, s);
     sched_plan_ids(core, s, 0, parts->head.n_ids, core->ids);
     parts->ids = core->ids;
     parts->prompt_length = r->prompt.count;
     first->params = r->params;
-    first->params.sample_index = s->index;
+    first->params.sample_index = MUTANT(SAMPLES_ALIKE) ? 0 : s->index;
     core_log_copy(&core->pages, &r->stop_ids, 0, r->stop_ids.count, first->stop_ids);
     core_log_copy(&core->pages, &r->bias, 0, r->bias.count, first->bias);
     parts->params = &first->params;
@@ -106,7 +106,7 @@ static void add_row(struct core *core, struct core_group *g, struct core_row *ro
     struct core_sample *s = core_slot_sample(core, slot);
     struct core_request *r = core_request_of(core, s);
     uint32_t total = core_known(core, s) + slot->n_sampling;
-    row->first = slot->n_planned;
+    row->first = MUTANT(CHUNK_AFTER_ANSWERED) ? slot->n_done : slot->n_planned;
     row->flags = row->first + row->n_tokens == total && r->max_tokens > 0 ? PLAN_SEQ_SAMPLE : 0;
     choose_scores(core, s, row);
     struct plan_seq_parts parts = {.head = {.flags = row->flags,

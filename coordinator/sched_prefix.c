@@ -43,11 +43,11 @@ void sched_prefix_attach(struct core *core, struct core_group *g, struct core_sl
     const struct core_request *r = &core->request[s->request];
     uint32_t block_tokens = g->limits.block_tokens;
     slot->chain = r->root;
-    bool scores = r->prompt_logprobs >= 0 && s->index == 0 && !MUTANT(12);
+    bool scores = r->prompt_logprobs >= 0 && s->index == 0 && !MUTANT(SCORES_FROM_CACHE);
     // A suspect proves itself only by rows that are computed.
     if (core->model[g->model].config.no_prefix_cache || scores || s->suspect)
         return;
-    uint32_t n = (core_known(core, s) - !MUTANT(13)) / block_tokens;
+    uint32_t n = (core_known(core, s) - !MUTANT(LAST_ROW_FROM_CACHE)) / block_tokens;
     struct search search = {.chain = r->root};
     struct hash128 key = r->root;
     for (uint32_t i = 0; i < n; i++) {
@@ -74,7 +74,7 @@ void sched_prefix_enter(struct core *core, struct core_group *g, struct core_slo
     if (core->model[g->model].config.no_prefix_cache)
         return;
     uint32_t block_tokens = g->limits.block_tokens;
-    uint32_t done = MUTANT(14) ? slot->n_done + 1 : slot->n_done;
+    uint32_t done = MUTANT(UNFILLED_BLOCK_CACHED) ? slot->n_done + 1 : slot->n_done;
     while ((slot->n_hashed + 1) * block_tokens <= done) {
         uint32_t i = slot->n_hashed++;
         uint32_t ids[LIMIT_BLOCK_TOKENS];

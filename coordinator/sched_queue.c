@@ -8,8 +8,8 @@ static bool sooner(const struct core *core, uint32_t a, uint32_t b)
     const struct core_sample *x = &core->sample[a], *y = &core->sample[b];
     int32_t px = core->request[x->request].priority, py = core->request[y->request].priority;
     if (px != py)
-        return MUTANT(5) ? px > py : px < py;
-    return x->arrival < y->arrival;
+        return MUTANT(PRIORITY_REVERSED) ? px > py : px < py;
+    return MUTANT(LAST_COME_FIRST) ? x->arrival > y->arrival : x->arrival < y->arrival;
 }
 
 // Joins two heaps whose roots have no siblings.
@@ -91,6 +91,12 @@ static void deactivate(struct core_model_state *m, uint32_t tenant)
     m->tenant[tenant].active_at = NONE;
 }
 
+// Suspects are tried one by one, in a queue of their own.
+static bool has_own_turn(const struct core_sample *s)
+{
+    return s->suspect && !MUTANT(SUSPECTS_RUN_WITH_OTHERS);
+}
+
 void sched_queue_put(struct core *core, struct core_sample *s)
 {
     const struct core_request *r = &core->request[s->request];
@@ -100,7 +106,7 @@ void sched_queue_put(struct core *core, struct core_sample *s)
     s->heap_child = s->heap_next = s->heap_prev = NONE;
     m->n_waiting++;
     m->dirty = true;
-    if (s->suspect) {
+    if (has_own_turn(s)) {
         m->suspects = join(core, m->suspects, i);
         return;
     }
@@ -116,7 +122,7 @@ void sched_queue_remove(struct core *core, struct core_sample *s)
     struct core_model_state *m = &core->model[r->model];
     uint32_t i = core_sample_index(core, s);
     m->n_waiting--;
-    if (s->suspect) {
+    if (has_own_turn(s)) {
         heap_remove(core, &m->suspects, i);
         return;
     }
@@ -133,9 +139,9 @@ static bool root_sooner(
     const struct core_sample *s = &core->sample[x->root], *t = &core->sample[y->root];
     int32_t ps = core->request[s->request].priority, pt = core->request[t->request].priority;
     if (ps != pt)
-        return MUTANT(5) ? ps > pt : ps < pt;
+        return MUTANT(PRIORITY_REVERSED) ? ps > pt : ps < pt;
     if (x->served != y->served)
-        return MUTANT(6) ? x->served > y->served : x->served < y->served;
+        return MUTANT(MOST_SERVED_FIRST) ? x->served > y->served : x->served < y->served;
     return s->arrival < t->arrival;
 }
 
@@ -168,7 +174,7 @@ void sched_queue_tenant_begin(struct core *core, const struct core_request *r)
     for (uint32_t i = 0; i < core->config.tenants_max; i++)
         if (i != r->tenant && m->tenant[i].n_live > 0 && m->tenant[i].served < least)
             least = m->tenant[i].served;
-    if (least != UINT64_MAX && t->served < least)
+    if (least != UINT64_MAX && t->served < least && !MUTANT(ABSENCE_EARNS_CREDIT))
         t->served = least;
 }
 
@@ -176,7 +182,7 @@ void sched_queue_tenant_end(struct core *core, const struct core_request *r)
 {
     struct core_tenant_queue *t = &core->model[r->model].tenant[r->tenant];
     check(t->n_live > 0);
-    t->n_live--;
+    t->n_live -= !MUTANT(TENANT_NEVER_LEAVES);
 }
 
 // Counts a heap without recursion: walks children first, then siblings, then up.

@@ -13,7 +13,7 @@ uint32_t sched_slots_window_begin(const struct core_group *g, uint32_t kv_group,
     uint32_t window = g->window[kv_group];
     if (window == 0 || position + 1 <= window)
         return 0;
-    if (MUTANT(7))
+    if (MUTANT(WINDOW_TOO_SHORT))
         position += g->limits.block_tokens;
     return (position + 1 - window) / g->limits.block_tokens;
 }
@@ -34,7 +34,7 @@ struct core_slot *sched_slots_take(struct core *core, uint32_t group, struct cor
     check(g->n_free_slots > 0);
     uint32_t i = g->free_slots[--g->n_free_slots];
     struct core_slot *slot = &g->slot[i];
-    uint32_t generation = slot->generation + !MUTANT(8);
+    uint32_t generation = slot->generation + !MUTANT(GENERATION_REUSED);
     *slot = (struct core_slot){.used = true,
         .generation = generation,
         .sample = core_sample_index(core, s),
@@ -69,7 +69,7 @@ static void give_blocks(struct core_group *g, struct core_slot *slot)
         struct core_table *t = &slot->table[k];
         const uint32_t *block = table_of(g, slot, k);
         for (uint32_t e = t->end; e > t->first; e--)
-            if (!MUTANT(9) || e != t->end)
+            if (!MUTANT(TAIL_BLOCK_LEAKS) || e != t->end)
                 kv_blocks_give(&g->kv[k], block[e - 1]);
         *t = (struct core_table){0};
     }
@@ -80,7 +80,7 @@ void sched_slots_free(struct core_group *g, struct core_slot *slot)
     check(slot->sample == NONE && slot->used);
     give_blocks(g, slot);
     uint32_t i = slot_index(g, slot);
-    if (slot->shown && !MUTANT(10))
+    if (slot->shown && !MUTANT(RELEASE_FORGOTTEN))
         g->release[g->n_releases++] = (struct plan_release){i, slot->generation};
     slot->used = false;
     g->free_slots[g->n_free_slots++] = i;
@@ -105,7 +105,7 @@ void sched_slots_detach(struct core *core, struct core_sample *s)
     s->group = s->slot = NONE;
     unpromise(g, slot);
     core->model[g->model].dirty = true;
-    if (slot->in_flight == 0 || MUTANT(11))
+    if (slot->in_flight == 0 || MUTANT(ORPHAN_FREED_EARLY))
         sched_slots_free(g, slot);
     else
         g->n_orphans++;
@@ -125,7 +125,8 @@ bool sched_slots_promise(struct core_group *g, struct core_slot *slot, uint32_t 
             all = true;
         }
         // The prefix that it shares may itself have been free, and promised to others.
-        if (kv->n_free < kv->n_reserved || wanted[k] > kv->n_free - kv->n_reserved)
+        uint32_t promised = MUTANT(PROMISED_TWICE) ? 0 : kv->n_reserved;
+        if (kv->n_free < promised || wanted[k] > kv->n_free - promised)
             return false;
     }
     for (uint32_t k = 0; k < g->limits.n_kv_groups; k++) {

@@ -69,6 +69,8 @@ static void release(
 static int search(struct text_stream *s, const struct text_stops *stops, const uint8_t *text,
     size_t n, bool match, bool include, struct buf *out)
 {
+    if (MUTANT(STOP_STRING_CUT_BY_TOKEN))
+        memset(s->matched, 0, sizeof s->matched);
     uint32_t before = longest(s, stops);
     uint32_t held = s->matched[before];
     const struct text_stop *held_stop = &stops->stop[before];
@@ -83,7 +85,7 @@ static int search(struct text_stream *s, const struct text_stops *stops, const u
         memset(s->matched, 0, sizeof s->matched);
         return found;
     }
-    uint32_t hold = MUTANT(20) ? 0 : s->matched[longest(s, stops)];
+    uint32_t hold = MUTANT(HELD_TEXT_SENT) ? 0 : s->matched[longest(s, stops)];
     release(out, held_stop, held, text, held + n - hold);
     return TEXT_STREAM_GOES_ON;
 }
@@ -110,7 +112,7 @@ void text_stream_finish(struct text_stream *s, const struct text_decoder *decode
         return;
     buf_clear(scratch);
     decoder->finish(decoder->user, s->decoder, scratch);
-    if (stops->n) {
+    if (stops->n && !MUTANT(HELD_TEXT_LOST)) {
         uint32_t i = longest(s, stops);
         buf_append(out, stops->stop[i].text, s->matched[i]);
         memset(s->matched, 0, sizeof s->matched);

@@ -106,7 +106,11 @@ void sim_step(struct sim *sim, struct core_in *in)
     if (in->now_us > sim->core_now_us)
         sim->core_now_us = in->now_us;
     sim->stepping++;
+    bool before = sim_memory_forbid(true);
+    uint64_t n_taken = sim_memory_count();
     core_step(sim->core, in);
+    sim_memory_forbid(before);
+    SIM_EXPECT(sim, sim_memory_count() == n_taken, "the core takes memory while it serves");
     sim->stepping--;
     sim->n_steps++;
     char why[200];
@@ -196,7 +200,7 @@ static bool create_core(struct sim *sim)
         .requests_max = sim_between(sim, 4, SIM_JOBS_MAX),
         .models_max = SIM_MODELS_MAX,
         .groups_max = SIM_GROUPS_MAX,
-        .tenants_max = 4,
+        .tenants_max = SIM_TENANTS_MAX,
         .context_tokens_max = SIM_CONTEXT_MAX,
         .log_bytes = (size_t)sim_between(sim, 40, 300) << 10,
         .group_bytes = 1 << 20,
@@ -214,7 +218,7 @@ static void set_up(struct sim *sim)
 {
     sim->n_models = sim_between(sim, 1, SIM_MODELS_MAX);
     sim->n_groups = sim_between(sim, sim->n_models, SIM_GROUPS_MAX);
-    sim->n_tenants = sim_between(sim, 1, 4);
+    sim->n_tenants = sim_between(sim, 1, SIM_TENANTS_MAX);
     sim->n_jobs = sim_between(sim, 3, SIM_JOBS_MAX);
     // Of a size that keeps blocks scarce: at most SIM_BLOCKS_MAX blocks of 2 tokens.
     sim->context_tokens = sim_between(sim, 24, SIM_CONTEXT_MAX);

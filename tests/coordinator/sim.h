@@ -7,6 +7,8 @@
 //   sim_worker.c  executes plans; remembers what each KV block holds
 //   sim_client.c  submits, retries, cancels, resumes, reads slowly; compares
 //   sim_watch.c   looks at every output of the core: order, counts, promises
+//   sim_order.c   who may run before whom
+//   sim_memory.c  counts what the core allocates
 //   sim.c         the world: time, events, faults
 #ifndef PHALANX_TESTS_COORDINATOR_SIM_H
 #define PHALANX_TESTS_COORDINATOR_SIM_H
@@ -26,6 +28,7 @@ enum {
     SIM_JOBS_MAX = 40,
     SIM_GROUPS_MAX = 3,
     SIM_MODELS_MAX = 2,
+    SIM_TENANTS_MAX = 4,
     SIM_SLOTS_MAX = 16,
     SIM_BLOCKS_MAX = 128,
     SIM_BLOCK_TOKENS_MAX = 16,
@@ -65,6 +68,11 @@ struct sim_view {
     uint32_t n_text;
 };
 
+// Where a sample was admitted last.
+struct sim_seat {
+    uint32_t group, slot, generation;
+};
+
 // What the core has said about one sample.
 struct sim_seen {
     uint32_t n_journal;   // tokens made durable
@@ -74,6 +82,10 @@ struct sim_seen {
     uint32_t min_attempt; // of its next ASSIGN
     uint32_t group;       // of its last ASSIGN
     uint64_t last_death;  // that was counted
+    bool waits;           // it surely does
+    bool planned;         // at least once,
+    uint32_t cached;      // with so many rows out of the cache
+    struct sim_seat seat;
 };
 
 struct sim_job {
@@ -100,7 +112,9 @@ struct sim_job {
     struct sim_view view[SIM_SAMPLES_MAX];
 
     // What the core has said.
-    bool known, closed, may_abort, tried_conflict;
+    bool known, live, closed, may_abort, tried_conflict; // live: the prompt is known
+    uint64_t arrival;
+    uint32_t scores_sent; // since the last rewind to the beginning
     uint64_t handle, deadline_us, gone_us;
     uint64_t last_death;
     uint64_t core_peer;   // the connection that the core sends to
@@ -144,6 +158,7 @@ struct sim_worker {
         uint32_t n;
         struct sim_job *job[SIM_SLOTS_MAX];
         uint32_t sample[SIM_SLOTS_MAX];
+        uint32_t n_rows[SIM_SLOTS_MAX];
         bool kill_known[SIM_SLOTS_MAX];
     } flight[LIMIT_PLANS_IN_FLIGHT];
     uint32_t n_flights;
@@ -171,6 +186,11 @@ struct sim_faults {
 
 struct sim_event;
 
+struct sim_tenant {
+    uint32_t n_live; // samples
+    uint64_t served; // rows
+};
+
 struct sim {
     uint64_t seed, rng, now_us, core_now_us; // core_now_us: as the core believes
     struct core *core;
@@ -189,6 +209,8 @@ struct sim {
     bool draining, drained;
     struct request request; // scratch
     uint32_t stepping;      // inside core_step
+    uint64_t arrivals;
+    struct sim_tenant tenant[SIM_MODELS_MAX][SIM_TENANTS_MAX];
     bool failed;
     char why[256];
 };
@@ -285,5 +307,23 @@ void sim_watch_death(struct sim *sim, struct sim_worker *w, bool crashed);
 // The view of a request moves: offsets from `from` on are sent again.
 void sim_watch_rewind(struct sim_job *job, uint32_t from);
 void sim_watch_end(struct sim *sim);
+
+// ---- sim_order.c
+// ---------------------------------------------------------------------------------
+
+void sim_order_begin(struct sim *sim, struct sim_job *job);
+void sim_order_end(struct sim *sim, struct sim_job *job, uint32_t sample);
+void sim_order_admit(
+    struct sim *sim, struct sim_job *job, uint32_t sample, const struct sim_seat *seat);
+void sim_order_release(struct sim *sim, const struct sim_seat *seat, struct sim_job *job,
+    uint32_t sample, const struct plan_header *plan);
+void sim_order_rows(struct sim *sim, const struct sim_job *job, uint32_t n);
+
+// ---- sim_memory.c
+// --------------------------------------------------------------------------------
+
+// While forbidden, allocations are counted. Returns what held before.
+bool sim_memory_forbid(bool forbid);
+uint64_t sim_memory_count(void);
 
 #endif

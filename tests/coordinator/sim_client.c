@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // Fake clients: each has one request and a connection of its own. They repeat themselves, read
 // slowly, go away and come back, and in the end compare what they got with the reference.
-#include "sim.h"
+#include "tests/coordinator/sim.h"
 
 #include <string.h>
 
@@ -29,7 +29,8 @@ static void make_stops(struct sim *sim, struct sim_job *job)
     if (sim_chance(sim, 500))
         job->n_stops = sim_between(sim, 1, SIM_STOPS_MAX);
     for (uint32_t i = 0; i < job->n_stops; i++)
-        strcpy(job->stop[i], stops[sim_below(sim, sizeof stops / sizeof stops[0])]);
+        snprintf(job->stop[i], sizeof job->stop[i], "%s",
+            stops[sim_below(sim, sizeof stops / sizeof stops[0])]);
     job->n_stop_ids = sim_chance(sim, 300) ? sim_between(sim, 1, 4) : 0;
     for (uint32_t i = 0; i < job->n_stop_ids; i++)
         job->stop_ids[i] = sim_below(sim, SIM_VOCAB);

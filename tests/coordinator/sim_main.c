@@ -2,7 +2,7 @@
 // core_sim [FIRST_SEED [COUNT]]: runs the simulation for each seed; every tenth runs twice and
 // must end in the same state. A seed that fails is printed, and replays as core_sim SEED.
 #include "base/config.h"
-#include "sim.h"
+#include "tests/coordinator/sim.h"
 
 #include <time.h>
 

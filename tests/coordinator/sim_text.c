@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // The toy detokenizer, the toy model, and the reference: what a request must give, computed the
 // slow and simple way.
-#include "sim.h"
+#include "tests/coordinator/sim.h"
 
 #include <string.h>
 

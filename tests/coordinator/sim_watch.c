@@ -18,6 +18,8 @@ static struct sim_job *job_of(struct sim *sim, const struct core_out *out)
 
 void sim_watch_rewind(struct sim_job *job, uint32_t from)
 {
+    if (from == 0)
+        job->scores_sent = 0;
     for (uint32_t i = 0; i < job->n; i++) {
         struct sim_seen *seen = &job->seen[i];
         seen->view_next = from < seen->n_journal ? from : seen->n_journal;
@@ -46,6 +48,15 @@ static void journal_finish(struct sim *sim, struct sim_job *job, const struct co
     const struct sim_expected *e = &job->expected[f->sample];
     SIM_EXPECT(sim, !seen->journal_finish, "job %u finishes twice", job->number);
     SIM_EXPECT(sim, f->output_tokens == seen->n_journal, "job %u: finish miscounts", job->number);
+    bool last = true;
+    for (uint32_t i = 0; i < job->n; i++)
+        last = last && (i == f->sample || job->seen[i].journal_finish);
+    SIM_EXPECT(sim,
+        f->last == last && f->prompt_tokens == (job->live ? job->n_prompt : 0) &&
+            f->cached_tokens == (seen->planned ? seen->cached : 0),
+        "job %u.%u: last %d, %u prompt and %u cached tokens are not what was seen", job->number,
+        f->sample, f->last, f->prompt_tokens, f->cached_tokens);
+    sim_order_end(sim, job, f->sample);
     SIM_EXPECT(sim, may_end(sim, job, f->reason), "job %u ends with %d without a cause (%s)",
         job->number, f->reason, f->sentence ? f->sentence : "");
     seen->journal_finish = true;
@@ -73,6 +84,8 @@ static void journal_tokens(struct sim *sim, struct sim_job *job, const struct co
         }
     }
     seen->n_journal += j->n;
+    for (uint32_t i = 1; i < job->n && j->sample == 0 && j->offset == 0; i++)
+        job->seen[i].waits = !job->seen[i].planned && !job->seen[i].journal_finish;
 }
 
 static void watch_journal(struct sim *sim, struct sim_job *job, const struct core_out *out)
@@ -85,6 +98,10 @@ static void watch_journal(struct sim *sim, struct sim_job *job, const struct cor
         job->handle = out->request;
         memset(job->seen, 0, sizeof job->seen);
         job->deadline_us = job->deadline_ms ? sim->core_now_us + job->deadline_ms * 1000 : 0;
+        job->arrival = sim->arrivals++;
+        job->live = false;
+        if (j->submit->request->prompt_ids)
+            sim_order_begin(sim, job);
         return;
     }
     SIM_EXPECT(sim, job->known && job->handle == out->request, "job %u: a record before its ACCEPT",
@@ -102,6 +119,7 @@ static void watch_journal(struct sim *sim, struct sim_job *job, const struct cor
     } else if (j->type == CORE_JOURNAL_PROMPT) {
         SIM_EXPECT(sim, j->n == job->n_prompt && memcmp(j->ids, job->prompt, (size_t)j->n * 4) == 0,
             "job %u: another prompt is made durable", job->number);
+        sim_order_begin(sim, job);
     }
 }
 
@@ -160,6 +178,9 @@ static void watch_scores(
 {
     m->offset = out->tokens.offset;
     m->n = out->tokens.n;
+    SIM_EXPECT(sim, m->offset == job->scores_sent, "job %u: score %u is sent after %u", job->number,
+        m->offset, job->scores_sent);
+    job->scores_sent = m->offset + m->n;
     uint64_t state = sim_model_begin(job);
     for (uint32_t i = 0; i < m->offset + m->n && i < job->n_prompt; i++) {
         if (i >= m->offset) {
@@ -182,6 +203,14 @@ static void watch_finish(
     SIM_EXPECT(sim, !seen->view_finish, "job %u: two ends are sent", job->number);
     SIM_EXPECT(sim, seen->view_next == seen->n_journal, "job %u: the end is sent before token %u",
         job->number, seen->view_next);
+    if (out->finish.sample == 0 && job->prompt_logprobs >= 0 &&
+        (out->finish.reason == CORE_STOP || out->finish.reason == CORE_LENGTH))
+        SIM_EXPECT(sim, job->scores_sent == job->n_prompt, "job %u: %u scores of %u prompt tokens",
+            job->number, job->scores_sent, job->n_prompt);
+    bool last = true;
+    for (uint32_t i = 0; i < job->n; i++)
+        last = last && (i == out->finish.sample || job->seen[i].view_finish);
+    SIM_EXPECT(sim, out->finish.last == last, "job %u: the last end is not called so", job->number);
     seen->view_finish = true;
     m->finish = out->finish;
     m->n_text[0] = out->finish.n_text;
@@ -195,6 +224,7 @@ static void watch_client(struct sim *sim, struct sim_job *job, const struct core
     struct sim_message m = {.job = job, .peer = out->peer, .type = out->type};
     if (out->type == CORE_OUT_ACCEPTED) {
         SIM_EXPECT(sim, job->known, "job %u: ACCEPTED before it is durable", job->number);
+        SIM_EXPECT(sim, !job->tried_conflict, "job %u: another body is ACCEPTED", job->number);
         sim_watch_rewind(job, job->submit_from);
         uint64_t from = out->accepted.attached ? job->submit_from : 0;
         job->view_limit = job->window ? from + job->window : UINT64_MAX;
@@ -227,6 +257,44 @@ static void watch_client(struct sim *sim, struct sim_job *job, const struct core
 // ---- groups
 // --------------------------------------------------------------------------------------
 
+// In a plan that was sent after the job was known to be poisonous.
+static bool in_flight(const struct sim *sim, const struct sim_job *job)
+{
+    bool found = false;
+    for (uint32_t g = 0; g < sim->n_groups; g++)
+        for (uint32_t f = 0; f < sim->worker[g].n_flights; f++)
+            for (uint32_t i = 0; i < sim->worker[g].flight[f].n; i++)
+                found = found || (sim->worker[g].flight[f].job[i] == job &&
+                                     sim->worker[g].flight[f].kill_known[i]);
+    return found;
+}
+
+static void watch_first(struct sim *sim, struct sim_worker *w, const struct plan_seq_view *v)
+{
+    uint32_t slot = v->head->slot, sample = w->owner[slot].sample;
+    struct sim_job *job = w->owner[slot].job;
+    if (!job || sample >= job->n)
+        return;
+    struct sim_seen *seen = &job->seen[sample];
+    if (!seen->planned)
+        seen->cached = v->head->first_position;
+    seen->planned = true;
+    struct sim_seat seat = {w->group, slot, v->head->generation};
+    sim_order_admit(sim, job, sample, &seat);
+}
+
+static void watch_releases(
+    struct sim *sim, const struct sim_worker *w, const struct plan_header *plan)
+{
+    const struct plan_release *release = plan_releases(plan);
+    for (uint32_t i = 0; i < plan->n_releases; i++) {
+        struct sim_seat seat = {w->group, release[i].slot, release[i].generation};
+        if (w->owner[seat.slot].job)
+            sim_order_release(
+                sim, &seat, w->owner[seat.slot].job, w->owner[seat.slot].sample, plan);
+    }
+}
+
 static void watch_seq(struct sim *sim, struct sim_worker *w, const struct plan_seq_view *v)
 {
     uint32_t slot = v->head->slot;
@@ -234,6 +302,7 @@ static void watch_seq(struct sim *sim, struct sim_worker *w, const struct plan_s
         w->owner[slot].job = sim_job_by_seed(sim, v->first->params.seed);
         w->owner[slot].sample = v->first->params.sample_index;
         w->owner[slot].generation = v->head->generation;
+        watch_first(sim, w, v);
     }
     struct sim_job *job = w->owner[slot].job;
     uint32_t sample = w->owner[slot].sample;
@@ -245,10 +314,16 @@ static void watch_seq(struct sim *sim, struct sim_worker *w, const struct plan_s
         "job %u is planned after its end", job->number);
     SIM_EXPECT(sim, !job->deadline_us || sim->core_now_us < job->deadline_us,
         "job %u is planned after its deadline", job->number);
+    SIM_EXPECT(sim, !job->kill_known || !in_flight(sim, job),
+        "job %u is known to kill, and is tried twice at once", job->number);
     uint32_t n = w->flight[w->n_flights].n++;
     w->flight[w->n_flights].job[n] = job;
     w->flight[w->n_flights].sample[n] = sample;
     w->flight[w->n_flights].kill_known[n] = job->kill_known;
+    w->flight[w->n_flights].n_rows[n] = v->head->n_tokens;
+    uint32_t n_max = sim->model[w->model].long_prefill_tokens;
+    SIM_EXPECT(sim, n_max == 0 || v->head->n_tokens <= n_max, "%u rows of one sequence in a step",
+        v->head->n_tokens);
 }
 
 static void watch_plan(struct sim *sim, const struct core_out *out)
@@ -269,10 +344,13 @@ static void watch_plan(struct sim *sim, const struct core_out *out)
         return;
     w->flight[w->n_flights].step = plan->step_id;
     w->flight[w->n_flights].n = 0;
+    watch_releases(sim, w, plan);
     struct plan_cursor c = plan_seqs(plan);
     struct plan_seq_view view;
     while (!sim->failed && plan_next_seq(&c, &view))
         watch_seq(sim, w, &view);
+    for (uint32_t i = 0; i < w->flight[w->n_flights].n; i++)
+        sim_order_rows(sim, w->flight[w->n_flights].job[i], w->flight[w->n_flights].n_rows[i]);
     w->n_flights++;
     sim_post(sim, sim->now_us + 20, SIM_EVENT_PLAN, w->group, w->boot, out->plan.data, out->plan.n);
 }
@@ -331,12 +409,8 @@ static void watch_tokenize(struct sim *sim, struct sim_job *job, const struct co
         out->request, NULL, 0);
 }
 
-void sim_watch_emit(void *user, const struct core_out *out)
+static void watch(struct sim *sim, const struct core_out *out)
 {
-    struct sim *sim = user;
-    SIM_EXPECT(sim, sim->stepping, "an output outside of a step");
-    if (sim->failed)
-        return;
     if (out->type == CORE_OUT_PLAN) {
         watch_plan(sim, out);
     } else if (out->type == CORE_OUT_GROUP_BAD) {
@@ -357,6 +431,17 @@ void sim_watch_emit(void *user, const struct core_out *out)
         else
             watch_client(sim, job, out);
     }
+}
+
+void sim_watch_emit(void *user, const struct core_out *out)
+{
+    struct sim *sim = user;
+    SIM_EXPECT(sim, sim->stepping, "an output outside of a step");
+    if (sim->failed)
+        return;
+    bool before = sim_memory_forbid(false);
+    watch(sim, out);
+    sim_memory_forbid(before);
 }
 
 // Everybody is gone: nothing may be held any more.

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // A fake group. It takes each plan for an enemy's, and knows for every block and offset which
 // prefix was written there: a row may only attend to entries that hold its own prefix.
-#include "sim.h"
+#include "tests/coordinator/sim.h"
 
 #include <stdlib.h>
 #include <string.h>
