@@ -38,12 +38,6 @@ static void busy(struct core *core, const struct core_in_submit *in)
                 (uint32_t)(wait < LIMIT_RETRY_AFTER_MS ? wait : LIMIT_RETRY_AFTER_MS)});
 }
 
-// What the model adds to the client's stop ids.
-static uint32_t end_ids(const struct core_model *model, const struct request *q)
-{
-    return q->ignore_eos ? 0 : model->n_end_ids;
-}
-
 static const char *bad_ids(const struct core_model *model, const struct request *q)
 {
     for (uint32_t i = 0; q->prompt_ids && i < q->n_prompt_ids; i++)
@@ -86,7 +80,7 @@ static const char *bad_request(const struct core *core, const struct core_in_sub
 // Pages for everything but the prompt and what depends on its length.
 static uint64_t fixed_pages(const struct core_model *model, const struct request *q)
 {
-    uint32_t n_stop_ids = q->n_stop_ids + end_ids(model, q);
+    uint32_t n_stop_ids = q->n_stop_ids + model->n_end_ids;
     return core_pages_for(n_stop_ids, 4) + core_pages_for(q->n_bias, sizeof(struct sampling_bias)) +
            core_stops_pages(q);
 }
@@ -115,7 +109,8 @@ static void store_rules(struct core *core, struct core_request *r, const struct 
     core_log_init(
         &r->scores, (uint32_t)(sizeof(struct core_record) + tops * sizeof(struct answer_top)));
     core_log_append_array(&core->pages, &r->stop_ids, q->stop_ids, q->n_stop_ids);
-    core_log_append_array(&core->pages, &r->stop_ids, model->end_ids, end_ids(model, q));
+    // With ignore_eos too: min_tokens masks the model's end ids in any case.
+    core_log_append_array(&core->pages, &r->stop_ids, model->end_ids, model->n_end_ids);
     core_log_append_array(&core->pages, &r->bias, q->bias, q->n_bias);
     core_stops_store(core, r, q);
 }
@@ -130,7 +125,7 @@ static void fill(struct core *core, struct core_request *r, const struct core_in
     r->peer = in->client.peer;
     r->unattended = in->unattended;
     r->params = *in->params;
-    r->params.n_stop_ids = q->n_stop_ids + end_ids(model, q);
+    r->params.n_stop_ids = q->n_stop_ids + model->n_end_ids;
     r->params.n_logit_bias = q->n_bias;
     r->params.pad = 0;
     r->n_client_stop_ids = q->n_stop_ids;
