@@ -23,13 +23,33 @@ int cmd_score(int argc, char **argv);
 int cmd_models(int argc, char **argv);
 int cmd_stop(int argc, char **argv);
 int cmd_serve(int argc, char **argv);
+int cmd_keygen(int argc, char **argv);
 
 // Prints "phalanx NAME: sentence" and returns the exit code that fits the status.
 int cmd_fail(const char *name, const struct error *err);
 // Prints one JSON object as a line and frees it.
 void cmd_print_json(json_t *object);
+
+// Where the server is, and the keys that it wants off this machine.
+struct cmd_connection {
+    const char *endpoint; // NULL: the user's default
+    const char *server_public_key, *key;
+};
+
+// The options that fill a struct cmd_connection which is the member `connection` of `type`.
+#define CMD_CONNECTION_ROWS(type)                                                                  \
+    {"endpoint", CONFIG_TEXT, offsetof(struct type, connection.endpoint), NULL, 0, 0, NULL, "E",   \
+        "Server, ipc://PATH or tcp://HOST:PORT; the user's default if not given."},                \
+        {"curve-server-public-key", CONFIG_TEXT,                                                   \
+            offsetof(struct type, connection.server_public_key), NULL, 0, 0, NULL, "FILE|KEY",     \
+            "The server's public key, where it wants CURVE."},                                     \
+    {                                                                                              \
+        "curve-key", CONFIG_TEXT, offsetof(struct type, connection.key), NULL, 0, 0, NULL, "FILE", \
+            "This client's own key pair, where the server wants CURVE."                            \
+    }
+
 // Connects; the caller closes.
-enum status cmd_connect(
-    const char *endpoint, uint32_t timeout_ms, struct phalanx_client **out, struct error *err);
+enum status cmd_connect(const struct cmd_connection *connection, uint32_t timeout_ms,
+    struct phalanx_client **out, struct error *err);
 
 #endif

@@ -8,14 +8,13 @@
 #include <stdio.h>
 
 struct admin_settings {
-    const char *endpoint;
+    struct cmd_connection connection;
     int output;
     int64_t timeout_ms;
 };
 
 static const struct config_row rows[] = {
-    {"endpoint", CONFIG_TEXT, offsetof(struct admin_settings, endpoint), NULL, 0, 0, NULL, "E",
-        "Server; the user's default if not given."},
+    CMD_CONNECTION_ROWS(admin_settings),
     {"output", CONFIG_ENUM, offsetof(struct admin_settings, output), "text", 0, 0, "text|jsonl",
         NULL, "How to print."},
     {"timeout-ms", CONFIG_INT, offsetof(struct admin_settings, timeout_ms), "5000", 1, 3600000,
@@ -69,7 +68,7 @@ int cmd_models(int argc, char **argv)
     struct error err = {0};
     struct phalanx_client *c = NULL;
     const Phalanx__Models *models;
-    enum status s = cmd_connect(settings.endpoint, 0, &c, &err);
+    enum status s = cmd_connect(&settings.connection, 0, &c, &err);
     if (s == STATUS_OK)
         s = phalanx_client_models(c, (int)settings.timeout_ms, &models, &err);
     for (size_t i = 0; s == STATUS_OK && i < models->n_model; i++)
@@ -87,7 +86,7 @@ int cmd_stop(int argc, char **argv)
         return code;
     struct error err = {0};
     struct phalanx_client *c = NULL;
-    enum status s = cmd_connect(settings.endpoint, 0, &c, &err);
+    enum status s = cmd_connect(&settings.connection, 0, &c, &err);
     if (s == STATUS_OK)
         s = phalanx_client_stop(c, (int)settings.timeout_ms, &err);
     phalanx_client_close(c);

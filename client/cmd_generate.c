@@ -14,7 +14,8 @@
 #include <string.h>
 
 struct generate_settings {
-    const char *endpoint, *model, *prompt, *prompt_file, *tokens, *seed, *prompt_logprobs;
+    struct cmd_connection connection;
+    const char *model, *prompt, *prompt_file, *tokens, *seed, *prompt_logprobs;
     const char *tenant, *cache_salt;
     struct config_list stop, stop_token_id, logit_bias;
     int output;
@@ -32,7 +33,7 @@ struct generate_settings {
 #define AT(field) offsetof(struct generate_settings, field)
 // clang-format off
 static const struct config_row own_rows[] = {
-    {"endpoint", CONFIG_TEXT, AT(endpoint), NULL, 0, 0, NULL, "E", "Server; the user's default if not given."},
+    CMD_CONNECTION_ROWS(generate_settings),
     {"model", CONFIG_TEXT, AT(model), NULL, 0, 0, NULL, "NAME", "Model; not needed where one is served."},
     {"prompt", CONFIG_TEXT, AT(prompt), NULL, 0, 0, NULL, "TEXT", "Prompt as text."},
     {"prompt-file", CONFIG_TEXT, AT(prompt_file), NULL, 0, 0, NULL, "FILE", "Prompt from a file, - for standard input."},
@@ -400,7 +401,7 @@ static int run(int argc, char **argv, bool scoring)
     if (s == STATUS_OK)
         s = take_numbers(g, &err);
     if (s == STATUS_OK)
-        s = cmd_connect(g->settings.endpoint, (uint32_t)g->settings.timeout_ms, &c, &err);
+        s = cmd_connect(&g->settings.connection, (uint32_t)g->settings.timeout_ms, &c, &err);
     if (s == STATUS_OK)
         s = take_model(g, c, &err);
     if (s == STATUS_OK)

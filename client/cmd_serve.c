@@ -8,6 +8,8 @@
 #include "base/check.h"
 #include "base/clock.h"
 #include "base/config.h"
+#include "proto/certificate.h"
+#include "proto/endpoint.h"
 #include "proto/message.h"
 #include "proto/worker.pb-c.h"
 
@@ -38,7 +40,7 @@ enum {
 
 struct serve_settings {
     const char *model, *model_name, *endpoint, *kv_cache_memory, *kv_cache_dtype, *dtype, *isa;
-    const char *log_level;
+    const char *log_level, *curve_server_key, *curve_authorized_clients;
     int device;
     int64_t degree, max_model_len, max_num_seqs, max_num_batched_tokens, block_size, threads, seed;
     bool guaranteed_no_evict, no_prefix_cache, random_weights, skip_tokenizer;
@@ -49,7 +51,9 @@ struct serve_settings {
 static const struct config_row rows[] = {
     {"model", CONFIG_TEXT, AT(model), NULL, 0, 0, NULL, "DIR", "Model directory in Hugging Face's layout (or given as the only word)."},
     {"model-name", CONFIG_TEXT, AT(model_name), NULL, 0, 0, NULL, "NAME", "Name it is served as; the directory's own if not given."},
-    {"endpoint", CONFIG_TEXT, AT(endpoint), NULL, 0, 0, NULL, "E", "ipc://PATH or tcp://127.0.0.1:PORT; one path per user if not given."},
+    {"endpoint", CONFIG_TEXT, AT(endpoint), NULL, 0, 0, NULL, "E", "ipc://PATH or tcp://ADDRESS:PORT; one path per user if not given."},
+    {"curve-server-key", CONFIG_TEXT, AT(curve_server_key), NULL, 0, 0, NULL, "FILE", "The server's key pair; needed where other machines can connect (phalanx keygen)."},
+    {"curve-authorized-clients", CONFIG_TEXT, AT(curve_authorized_clients), NULL, 0, 0, NULL, "DIR|FILE", "Public keys of the clients that are let in."},
     {"tensor-parallel-degree", CONFIG_INT, AT(degree), "1", 1, 64, NULL, "N", "Ranks that share the model."},
     {"device", CONFIG_ENUM, AT(device), "cpu", 0, 0, "cpu", NULL, "What computes."},
     {"max-model-len", CONFIG_INT, AT(max_model_len), "0", 0, 1048576, NULL, "N", "Context in tokens; 0: what the model declares."},
@@ -80,7 +84,7 @@ struct child {
 
 struct serve {
     struct serve_settings settings;
-    char endpoint[256], worker_endpoint[320], dir[256], bin[256], name[160];
+    char endpoint[256], worker_endpoint[320], control_endpoint[320], dir[256], bin[256], name[160];
     int lock_fd;
     struct child coordinator, group;
     struct phalanx_client *client;
@@ -139,6 +143,10 @@ static void coordinator_args(struct serve *s)
     add_text(c, "--model-name", s->name);
     add_text(c, "--endpoint", s->endpoint);
     add_text(c, "--worker-endpoint", s->worker_endpoint);
+    if (o->curve_server_key)
+        add_text(c, "--control-endpoint", s->control_endpoint);
+    add_text(c, "--curve-server-key", o->curve_server_key);
+    add_text(c, "--curve-authorized-clients", o->curve_authorized_clients);
     add_number(c, "--tensor-parallel-degree", o->degree);
     add_number(c, "--max-model-len", o->max_model_len);
     add_number(c, "--max-num-seqs", o->max_num_seqs);
@@ -373,6 +381,7 @@ static enum status make_dirs(struct serve *s, struct error *err)
     if (!mkdtemp(s->dir))
         return status_fail(err, STATUS_IO, "%s: %s", s->dir, strerror(errno));
     snprintf(s->worker_endpoint, sizeof s->worker_endpoint, "ipc://%s/workers.ipc", s->dir);
+    snprintf(s->control_endpoint, sizeof s->control_endpoint, "ipc://%s/control.ipc", s->dir);
     return STATUS_OK;
 }
 
@@ -403,6 +412,20 @@ static void clean_up(struct serve *s)
             free(both[i]->args[k]);
 }
 
+// What the coordinator would refuse anyway, before anything is started.
+static enum status check_keys(const struct serve *s, struct error *err)
+{
+    const struct serve_settings *o = &s->settings;
+    struct certificate c;
+    TRY(endpoint_check(s->endpoint, o->curve_server_key != NULL, err));
+    if (!o->curve_server_key != !o->curve_authorized_clients)
+        return status_fail(err, STATUS_INVALID,
+            "expected --curve-server-key and --curve-authorized-clients together");
+    if (o->curve_server_key)
+        TRY(certificate_read("--curve-server-key", o->curve_server_key, true, &c, err));
+    return STATUS_OK;
+}
+
 static enum status prepare(struct serve *s, struct config_list *words, struct error *err)
 {
     struct serve_settings *o = &s->settings;
@@ -431,10 +454,14 @@ static enum status prepare(struct serve *s, struct config_list *words, struct er
     if (n <= 0)
         return status_fail(err, STATUS_IO, "/proc/self/exe: %s", strerror(errno));
     *strrchr(s->bin, '/') = '\0';
+    TRY(check_keys(s, err));
     TRY(make_dirs(s, err));
     coordinator_args(s);
     group_args(s);
-    return cmd_connect(s->endpoint, 0, &s->client, err);
+    // Where clients need keys, the supervisor asks on a path of its own.
+    struct cmd_connection connection = {
+        .endpoint = o->curve_server_key ? s->control_endpoint : s->endpoint};
+    return cmd_connect(&connection, 0, &s->client, err);
 }
 
 // First SIGTERM: drain. A second one, or ten seconds after the coordinator has ended: kill.

@@ -20,6 +20,7 @@ static const struct command commands[] = {
     {"score", cmd_score, "Print the log-probability of each token of a prompt."},
     {"models", cmd_models, "List what a server serves."},
     {"stop", cmd_stop, "Drain and stop a server."},
+    {"keygen", cmd_keygen, "Make keys for a server that other machines reach, and its clients."},
 };
 
 static void usage(FILE *to)
@@ -33,7 +34,9 @@ static void usage(FILE *to)
 int cmd_fail(const char *name, const struct error *err)
 {
     fprintf(stderr, "phalanx %s: %s\n", name, err->text);
-    return err->status == STATUS_INVALID ? CMD_USAGE : CMD_FAILED;
+    return err->status == STATUS_INVALID  ? CMD_USAGE
+           : err->status == STATUS_DENIED ? CMD_REFUSED
+                                          : CMD_FAILED;
 }
 
 void cmd_print_json(json_t *object)
@@ -45,14 +48,6 @@ void cmd_print_json(json_t *object)
     }
     free(text);
     json_decref(object);
-}
-
-enum status cmd_connect(
-    const char *endpoint, uint32_t timeout_ms, struct phalanx_client **out, struct error *err)
-{
-    struct phalanx_client_options options = {
-        .endpoint = endpoint, .connect_timeout_ms = timeout_ms};
-    return phalanx_client_open(&options, out, err);
 }
 
 int main(int argc, char **argv)

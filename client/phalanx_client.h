@@ -11,8 +11,11 @@
 //   phalanx_client_close(c);
 //
 // The library retries while the server is busy, repeats what was lost, drops what comes twice, and
-// closes a request once it has ended. One thread uses a client at a time; several clients may live
-// in one process. Nothing here prints or exits.
+// closes a request once it has ended. A coordinator that was restarted and has no memory of a
+// request is given it again; since every request carries a seed (one is drawn here where the caller
+// gives none), the same tokens come again, are compared with those delivered, and the caller sees
+// one stream. One thread uses a client at a time; several clients may live in one process. Nothing
+// here prints or exits.
 #ifndef PHALANX_CLIENT_PHALANX_CLIENT_H
 #define PHALANX_CLIENT_PHALANX_CLIENT_H
 
@@ -25,9 +28,9 @@ struct phalanx_client;
 
 struct phalanx_client_options {
     const char *endpoint;   // "ipc://PATH" or "tcp://HOST:PORT"; NULL: the user's default
-    const char *server_key; // CURVE public key of the server, Z85 text of 40, or NULL: no CURVE
-    const char *public_key; // own key pair, Z85; NULL with server_key: a fresh one
-    const char *secret_key;
+    const char *server_key; // CURVE public key of the server, 40 characters of Z85; NULL: no CURVE
+    const char *public_key; // own key pair, Z85; NULL with server_key: a fresh one, which only a
+    const char *secret_key; // server knows that is told of it
     uint32_t connect_timeout_ms; // without any answer for so long a call fails; 0: 10,000
 };
 
@@ -37,7 +40,8 @@ enum phalanx_event_kind {
     PHALANX_EVENT_TOKEN,    // one token (token, offset, index)
     PHALANX_EVENT_FINISH,   // one sample has ended (finish, index)
     PHALANX_EVENT_ENDED,    // the request is over, nothing follows
-    PHALANX_EVENT_REFUSED,  // not accepted; status and reason; nothing follows
+    PHALANX_EVENT_REFUSED,  // not accepted, or (MISMATCH) cannot be continued; status and reason;
+                            // nothing follows
     PHALANX_EVENT_COUNT
 };
 
@@ -63,14 +67,16 @@ const char *phalanx_client_endpoint(const struct phalanx_client *c);
 // The default endpoint of this user; one ipc:// path. Writes at most n bytes, zero-terminated.
 void phalanx_client_default_endpoint(char *text, size_t n);
 
-// Sends a request. The message is copied; a missing request_id is filled in with random bytes in
-// the copy. `*request` numbers the request for events and calls below.
+// Sends a request. The message is copied; in the copy a missing request_id is filled in with random
+// bytes, and a missing seed is drawn (53 bits). `*request` numbers the request for events and calls
+// below.
 enum status phalanx_client_submit(
     struct phalanx_client *c, const Phalanx__Submit *submit, uint64_t *request, struct error *err);
 
 // The next event of any request, waiting at most timeout_ms (-1: as long as it takes; the wait
 // still ends with STATUS_TIMEOUT when the server does not answer at all for connect_timeout_ms).
 // STATUS_AGAIN: nothing came within timeout_ms. STATUS_NOT_FOUND: no request is open.
+// STATUS_DENIED: the keys do not fit. STATUS_MISMATCH: what listens there is no server of ours.
 enum status phalanx_client_next(
     struct phalanx_client *c, int timeout_ms, struct phalanx_event *event, struct error *err);
 

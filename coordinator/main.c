@@ -7,7 +7,6 @@
 #include "base/config.h"
 #include "base/log.h"
 
-#include <errno.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -26,6 +25,12 @@ static const struct config_row settings[] = {
     {"model", CONFIG_TEXT, AT(model), NULL, 0, 0, NULL, "DIR", "Model directory."},
     {"model-name", CONFIG_TEXT, AT(model_name), NULL, 0, 0, NULL, "NAME", "Name it is served as."},
     {"endpoint", CONFIG_TEXT, AT(endpoint), NULL, 0, 0, NULL, "E", "Where clients connect."},
+    {"control-endpoint", CONFIG_TEXT, AT(control_endpoint), NULL, 0, 0, NULL, "E",
+        "A second one, ipc:// and without keys, for this machine."},
+    {"curve-server-key", CONFIG_TEXT, AT(curve_server_key), NULL, 0, 0, NULL, "FILE",
+        "The server's key pair; needed where other machines can connect."},
+    {"curve-authorized-clients", CONFIG_TEXT, AT(curve_authorized_clients), NULL, 0, 0, NULL,
+        "DIR|FILE", "Public keys of the clients that are let in."},
     {"worker-endpoint", CONFIG_TEXT, AT(worker_endpoint), NULL, 0, 0, NULL, "E",
         "Where rank 0 of each group connects."},
     {"tensor-parallel-degree", CONFIG_INT, AT(degree), "1", 1, 64, NULL, "N", "Ranks, for show."},
@@ -91,7 +96,7 @@ static void emit(void *user, const struct core_out *out)
     case CORE_OUT_CLOSED:
         break;
     default:
-        shell_clients_emit(s, out);
+        shell_reply_emit(s, out);
         break;
     }
 }
@@ -155,37 +160,6 @@ static enum status add_model(struct shell *s, struct error *err)
     return STATUS_OK;
 }
 
-static bool is_local(const char *endpoint)
-{
-    return strncmp(endpoint, "ipc://", 6) == 0 || strncmp(endpoint, "tcp://127.", 10) == 0 ||
-           strncmp(endpoint, "tcp://[::1]", 11) == 0 ||
-           strncmp(endpoint, "tcp://localhost:", 16) == 0;
-}
-
-static enum status open_socket(
-    struct shell *s, void **out, const char *endpoint, int64_t message_max, struct error *err)
-{
-    if (!is_local(endpoint))
-        return status_fail(err, STATUS_DENIED,
-            "endpoint \"%.200s\" is reachable from other machines, expected ipc:// or "
-            "tcp://127.0.0.1:PORT",
-            endpoint);
-    void *socket = *out = zmq_socket(s->context, ZMQ_ROUTER);
-    if (!socket)
-        return status_fail(err, STATUS_IO, "no ZeroMQ socket: %s", zmq_strerror(errno));
-    int one = 1, zero = 0, handshake_ms = 5000, high_water = 10000;
-    bool set = zmq_setsockopt(socket, ZMQ_ROUTER_MANDATORY, &one, sizeof one) == 0 &&
-               zmq_setsockopt(socket, ZMQ_LINGER, &zero, sizeof zero) == 0 &&
-               zmq_setsockopt(socket, ZMQ_HANDSHAKE_IVL, &handshake_ms, sizeof handshake_ms) == 0 &&
-               zmq_setsockopt(socket, ZMQ_SNDHWM, &high_water, sizeof high_water) == 0 &&
-               zmq_setsockopt(socket, ZMQ_RCVHWM, &high_water, sizeof high_water) == 0 &&
-               zmq_setsockopt(socket, ZMQ_MAXMSGSIZE, &message_max, sizeof message_max) == 0;
-    if (!set || zmq_bind(socket, endpoint) != 0)
-        return status_fail(
-            err, STATUS_IO, "endpoint \"%.200s\": %s", endpoint, zmq_strerror(errno));
-    return STATUS_OK;
-}
-
 static enum status start(struct shell *s, struct error *err)
 {
     arena_init(&s->in, LIMIT_MESSAGE_UNPACK_BYTES);
@@ -198,54 +172,10 @@ static enum status start(struct shell *s, struct error *err)
     s->context = zmq_ctx_new();
     umask(077); // the sockets of ipc:// endpoints are for this user alone
     TRY(shell_tokenize_open(s, err));
-    TRY(open_socket(s, &s->clients, s->settings.endpoint, LIMIT_MESSAGE_BYTES, err));
-    return open_socket(
-        s, &s->workers, s->settings.worker_endpoint, LIMIT_WORKER_MESSAGE_BYTES, err);
+    return shell_open(s, err);
 }
 
 // ---- the loop ----------------------------------------------------------------------------------
-
-// Takes one message {routing id, first, body}; false when none is there. A message of another
-// shape is dropped whole.
-static bool receive(struct shell *s, void *socket, bool from_workers)
-{
-    zmq_msg_t part[3];
-    int n = 0, more = 1;
-    bool fits = true;
-    while (more) {
-        zmq_msg_t extra;
-        zmq_msg_t *to = n < 3 ? &part[n] : &extra;
-        zmq_msg_init(to);
-        if (zmq_msg_recv(to, socket, ZMQ_DONTWAIT) < 0) {
-            zmq_msg_close(to);
-            more = 0;
-            fits = false;
-            continue;
-        }
-        more = zmq_msg_more(to);
-        if (n < 3)
-            n++;
-        else
-            fits = false;
-        if (to == &extra)
-            zmq_msg_close(to);
-    }
-    bool any = n > 0;
-    uint64_t peer = n == 3 ? shell_peer(zmq_msg_data(&part[0]), zmq_msg_size(&part[0])) : 0;
-    size_t first = n == 3 ? zmq_msg_size(&part[1]) : 2;
-    if (fits && peer && first == (from_workers ? 1 : 0)) {
-        const void *body = zmq_msg_data(&part[2]);
-        size_t size = zmq_msg_size(&part[2]);
-        if (from_workers)
-            shell_groups_handle(
-                s, peer, *(const char *)zmq_msg_data(&part[1]), body, size, clock_now_us());
-        else
-            shell_clients_handle(s, peer, body, size, clock_now_us());
-    }
-    for (int i = 0; i < n; i++)
-        zmq_msg_close(&part[i]);
-    return any;
-}
 
 static long wait_ms(const struct shell *s, uint64_t now)
 {
@@ -267,18 +197,21 @@ static void begin_stop(struct shell *s, uint64_t now)
 static void turn(struct shell *s, int signals)
 {
     zmq_pollitem_t items[] = {{s->clients, 0, ZMQ_POLLIN, 0}, {s->workers, 0, ZMQ_POLLIN, 0},
-        {s->tokenize, 0, ZMQ_POLLIN, 0}, {NULL, signals, ZMQ_POLLIN, 0}};
-    zmq_poll(items, 4, wait_ms(s, clock_now_us()));
+        {s->tokenize, 0, ZMQ_POLLIN, 0}, {NULL, signals, ZMQ_POLLIN, 0},
+        {s->zap, 0, ZMQ_POLLIN, 0}};
+    zmq_poll(items, s->zap ? 5 : 4, wait_ms(s, clock_now_us()));
     struct signalfd_siginfo info;
     if (items[3].revents && read(signals, &info, sizeof info) == (ssize_t)sizeof info)
         s->stopping = true;
-    for (int i = 0; i < MESSAGES_PER_TURN && receive(s, s->workers, true); i++)
+    for (int i = 0; i < MESSAGES_PER_TURN && shell_receive(s, s->workers, true); i++)
         ;
-    for (int i = 0; i < MESSAGES_PER_TURN && receive(s, s->clients, false); i++)
+    for (int i = 0; i < MESSAGES_PER_TURN && shell_receive(s, s->clients, false); i++)
         ;
     uint64_t now = clock_now_us();
+    shell_keys_answer(s);
     shell_tokenize_receive(s, now);
     shell_groups_tick(s, now);
+    shell_reply_tick(s, now);
     if (s->stopping && s->stop_us == 0)
         begin_stop(s, now);
     struct core_in tick = {.type = CORE_IN_TICK, .now_us = clock_now_us()};
@@ -302,14 +235,7 @@ static void run(struct shell *s)
 
 static void finish(struct shell *s)
 {
-    if (s->clients)
-        zmq_close(s->clients);
-    if (s->workers)
-        zmq_close(s->workers);
-    if (s->tokenize)
-        zmq_close(s->tokenize);
-    if (s->context)
-        zmq_ctx_term(s->context); // ends the tokenizing thread
+    shell_close(s);
     core_destroy(s->core);
     for (uint32_t i = 0; i < s->n_models; i++)
         tokenizer_free(s->model[i].tokenizer);
@@ -317,6 +243,7 @@ static void finish(struct shell *s)
     arena_reset(&s->out);
     buf_deinit(&s->packed);
     buf_deinit(&s->answer);
+    free(s->key);
     free(s);
 }
 

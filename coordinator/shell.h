@@ -8,6 +8,8 @@
 //
 // Peers and groups are named by ZeroMQ's own routing ids, five bytes that libzmq draws for each
 // connection; a client that sets its own id is not served (an id is a name, never an authority).
+// What a client may do follows from its key: the keys that are let in are read at start, and the
+// loop answers ZeroMQ's question about each new connection (ZAP, RFC 27).
 #ifndef PHALANX_COORDINATOR_SHELL_H
 #define PHALANX_COORDINATOR_SHELL_H
 
@@ -16,6 +18,7 @@
 #include "coordinator/core.h"
 #include "model/arch.h"
 #include "model/tokenizer.h"
+#include "proto/certificate.h"
 #include "proto/client.pb-c.h"
 #include "proto/worker.pb-c.h"
 
@@ -43,8 +46,25 @@ struct shell_group {
     uint8_t boot_id[16];
 };
 
+// A client's key that is let in. The name is the tenant of all that it asks for.
+struct shell_key {
+    uint8_t public_key[32];
+    char name[CERTIFICATE_NAME_BYTES + 1];
+    bool admin;
+};
+
+// Who sent the message at hand.
+struct shell_caller {
+    uint64_t peer;
+    const char *key_name; // of its CURVE key; NULL: it came without one, from this machine
+    bool may_stop;
+};
+
+enum { SHELL_PEERS_GONE_MAX = 64 };
+
 struct shell_settings {
-    const char *endpoint, *worker_endpoint, *model, *model_name, *log_level;
+    const char *endpoint, *control_endpoint, *worker_endpoint, *model, *model_name, *log_level;
+    const char *curve_server_key, *curve_authorized_clients;
     int64_t degree, max_model_len, max_num_seqs, max_num_batched_tokens, max_waiting;
     int64_t plans_in_flight;
     bool guaranteed_no_evict, no_prefix_cache, no_tokenizer;
@@ -55,6 +75,9 @@ struct shell {
     struct core *core;
     uint64_t epoch;
     void *context, *clients, *workers, *tokenize;
+    void *zap; // answers ZeroMQ's questions about keys; NULL without CURVE
+    uint32_t n_keys;
+    struct shell_key *key;
     uint32_t n_models;
     struct shell_model model[LIMIT_MODELS];
     struct shell_group group[LIMIT_GROUPS];
@@ -64,33 +87,58 @@ struct shell {
     struct arena in;        // the message being handled
     struct arena out;       // the message being built
     struct buf packed;
-    struct buf answer; // of a group, copied to be 8-byte aligned
+    struct buf answer;          // of a group, copied to be 8-byte aligned
+    struct shell_caller caller; // of the message at hand
+    bool resuming;              // the event at hand is a RESUME
+    uint64_t dropped;           // messages that were not understood
+    uint32_t n_peers_gone;      // found while sending, told to the core after its step
+    uint64_t peers_gone[SHELL_PEERS_GONE_MAX];
     bool stopping, drained;
     uint64_t stop_us;
 };
 
 // ---- sockets (shell.c) -------------------------------------------------------------------------
 
-enum { SHELL_PARTS_MAX = 4 };
-
-struct shell_part {
-    const uint8_t *data; // 8-byte aligned copies where `n` is more than 64, until the next receive
-    size_t n;
-};
-
-// The routing id as a number; 0 where it is not one that libzmq drew.
-uint64_t shell_peer(const void *id, size_t n);
 // Sends {routing id, first, second} without waiting. PEER_GONE when nobody is there, BUSY when the
 // peer does not read.
 enum status shell_send(
     void *socket, uint64_t peer, const void *first, size_t n_first, const void *body, size_t n);
 
+// Takes one message {routing id, first, body} from `socket` and hands it on; false when none is
+// there. A message of another shape is answered with a sentence, or dropped where a worker sent it.
+bool shell_receive(struct shell *s, void *socket, bool from_workers);
+
+// Opens and binds the sockets of clients and workers, with CURVE where the settings say so.
+enum status shell_open(struct shell *s, struct error *err);
+void shell_close(struct shell *s);
+
+// ---- keys (shell_keys.c) -----------------------------------------------------------------------
+
+// Reads the keys that are let in, and starts to answer for them. Call before any bind.
+enum status shell_keys_open(struct shell *s, struct error *err);
+// Makes sockets bound from now on speak CURVE with the server's key.
+enum status shell_keys_secure(struct shell *s, void *socket, struct error *err);
+// Answers what ZeroMQ asks about new connections.
+void shell_keys_answer(struct shell *s);
+// The key of that name; NULL if there is none.
+const struct shell_key *shell_keys_find(const struct shell *s, const char *name);
+
 // ---- clients (shell_clients.c) -----------------------------------------------------------------
 
-void shell_clients_handle(
-    struct shell *s, uint64_t peer, const void *data, size_t n, uint64_t now_us);
+// Handles one message of s->caller.
+void shell_clients_handle(struct shell *s, const void *data, size_t n, uint64_t now_us);
+
+// ---- answers to clients (shell_reply.c) --------------------------------------------------------
+
+// Sends `m` to a client; one that is gone is remembered for shell_reply_tick.
+void shell_reply(struct shell *s, uint64_t peer, Phalanx__ServerMessage *m);
+// REFUSED; `id` is NULL where the message named no request.
+void shell_reply_refuse(
+    struct shell *s, uint64_t peer, const uint8_t *id, enum status status, const char *reason);
 // The core's outputs that go to clients.
-void shell_clients_emit(struct shell *s, const struct core_out *out);
+void shell_reply_emit(struct shell *s, const struct core_out *out);
+// Tells the core of connections that turned out to be gone.
+void shell_reply_tick(struct shell *s, uint64_t now_us);
 
 // ---- groups (shell_groups.c) -------------------------------------------------------------------
 
