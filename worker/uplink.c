@@ -8,12 +8,18 @@
 #include "proto/worker.pb-c.h"
 
 #include <errno.h>
+#include <sched.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/random.h>
 #include <zmq.h>
 
-enum { HEARTBEAT_MS = 1000, UPLINK_LINGER_MS = 1000 };
+enum {
+    HEARTBEAT_MS = 1000,
+    UPLINK_LINGER_MS = 1000,
+    // After a plan the next one is near: for so long it finds rank 0 awake, where cores are free.
+    UPLINK_SPIN_US = 300,
+};
 
 struct uplink {
     struct uplink_args args;
@@ -246,24 +252,35 @@ static enum status handle_plan(struct uplink *u, struct rank *r, struct error *e
     return STATUS_OK;
 }
 
+// Sleeps until the coordinator says something or a sign of life is due.
+static enum status await_message(struct uplink *u, struct error *err)
+{
+    zmq_pollitem_t item = {u->socket, 0, ZMQ_POLLIN, 0};
+    if (zmq_poll(&item, 1, HEARTBEAT_MS) < 0 && errno != EINTR)
+        return status_fail(err, STATUS_IO, "coordinator: %s", zmq_strerror(errno));
+    return STATUS_OK;
+}
+
 enum status uplink_serve(
     struct uplink *u, struct rank *r, const volatile sig_atomic_t *stop, struct error *err)
 {
+    uint64_t awake_until_us = 0;
     send_register(u, r);
     u->beat_us = clock_now_us();
     while (!*stop && !u->shutdown) {
-        zmq_pollitem_t item = {u->socket, 0, ZMQ_POLLIN, 0};
-        if (zmq_poll(&item, 1, HEARTBEAT_MS) < 0 && errno != EINTR)
-            return status_fail(err, STATUS_IO, "coordinator: %s", zmq_strerror(errno));
-        char kind;
-        while (!u->shutdown && (kind = receive(u)) != 0) {
-            if (kind == 'C')
-                TRY(handle_control(u, r, err));
-            else if (kind == 'P')
-                TRY(handle_plan(u, r, err));
-            beat(u, r, clock_now_us());
-        }
-        beat(u, r, clock_now_us());
+        char kind = receive(u);
+        if (kind == 'C')
+            TRY(handle_control(u, r, err));
+        else if (kind == 'P')
+            TRY(handle_plan(u, r, err));
+        uint64_t now = clock_now_us();
+        beat(u, r, now);
+        if (kind == 'P' && rank_info(r)->spin)
+            awake_until_us = now + UPLINK_SPIN_US;
+        if (kind == 0 && now >= awake_until_us)
+            TRY(await_message(u, err));
+        else if (kind == 0)
+            sched_yield();
     }
     return STATUS_OK;
 }
