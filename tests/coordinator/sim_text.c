@@ -153,8 +153,7 @@ static void expect_sample(struct sim *sim, struct sim_job *job, uint32_t sample)
     struct sim_expected *e = &job->expected[sample];
     uint32_t stop[8], n_stop = job->n_stop_ids;
     memcpy(stop, job->stop_ids, sizeof job->stop_ids);
-    if (!job->ignore_eos)
-        stop[n_stop++] = SIM_END_ID;
+    stop[n_stop++] = SIM_END_ID; // min_tokens masks it even where it ends nothing
     uint64_t state = sim_model_begin(job);
     for (uint32_t i = 0; i < job->n_prompt; i++)
         state = sim_model_next(state, job->prompt[i]);
