@@ -247,8 +247,6 @@ enum status tokenizer_split(
 // ByteLevel's character for a byte, and back (-1 if it is none of the 256).
 uint32_t tokenizer_split_byte_char(uint8_t byte);
 int tokenizer_split_char_byte(uint32_t c);
-// Appends ByteLevel's characters for `n` bytes.
-bool tokenizer_split_map_bytes(struct buf *out, const uint8_t *text, size_t n);
 
 // tokenizer_bpe.c
 enum status tokenizer_bpe_encode(struct tokenizer_work *w, const uint8_t *text, size_t n);

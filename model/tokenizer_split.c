@@ -38,13 +38,13 @@ int tokenizer_split_char_byte(uint32_t c)
     return c == 0x143 ? 0xad : -1;
 }
 
-bool tokenizer_split_map_bytes(struct buf *out, const uint8_t *text, size_t n)
+// Appends ByteLevel's characters for `n` bytes.
+static void map_bytes(struct buf *out, const uint8_t *text, size_t n)
 {
     for (size_t i = 0; i < n; i++) {
         uint8_t c[4];
         buf_append(out, c, unicode_encode(tokenizer_split_byte_char(text[i]), c));
     }
-    return !buf_failed(out);
 }
 
 // ---- splitting -----------------------------------------------------------------------------
@@ -201,7 +201,7 @@ enum status tokenizer_split(
         return run_meta(w, i, text, n, at_start);
     case TOKENIZER_STAGE_BYTES:
         buf_clear(&w->stage[i]);
-        tokenizer_split_map_bytes(&w->stage[i], text, n);
+        map_bytes(&w->stage[i], text, n);
         return rewritten(w, i, at_start);
     }
     check(w->t->stages[i].kind == TOKENIZER_STAGE_BYTES); // all kinds have their case

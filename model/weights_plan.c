@@ -38,24 +38,6 @@ struct source_tensor {
     const uint8_t *data; // NULL but in files
 };
 
-const char *weights_plan_model_slot_name(enum model_slot slot)
-{
-    static const char *const names[] = {
-#define MODEL_SLOT(NAME, name) #name,
-#include "model/weight_slots.def"
-    };
-    return (unsigned)slot < MODEL_SLOT_COUNT ? names[slot] : "unknown";
-}
-
-const char *weights_plan_layer_slot_name(enum layer_slot slot)
-{
-    static const char *const names[] = {
-#define LAYER_SLOT(NAME, name) #name,
-#include "model/weight_slots.def"
-    };
-    return (unsigned)slot < LAYER_SLOT_COUNT ? names[slot] : "unknown";
-}
-
 struct shard weights_plan_shard(const struct model_config *m, uint32_t tp_rank, uint32_t tp_size)
 {
     return (struct shard){

@@ -78,9 +78,6 @@ enum status weights_plan_shapes(const struct model_config *m, const struct shard
 
 void weights_plan_close(struct weights_plan *p);
 
-const char *weights_plan_model_slot_name(enum model_slot slot);
-const char *weights_plan_layer_slot_name(enum layer_slot slot);
-
 // The whole model on one rank, or rank `tp_rank` of `tp_size` with all layers and experts.
 struct shard weights_plan_shard(const struct model_config *m, uint32_t tp_rank, uint32_t tp_size);
 

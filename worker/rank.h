@@ -73,7 +73,6 @@ enum status rank_execute(struct rank *r, const void *plan, size_t n,
 enum status rank_stop(struct rank *r, struct error *err);
 uint64_t rank_epoch(const struct rank *r);
 uint64_t rank_last_step(const struct rank *r); // executed in that epoch; 0: none
-const struct buf *rank_answer(const struct rank *r);
 
 // ---- the other ranks ---------------------------------------------------------------------------
 

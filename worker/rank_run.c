@@ -68,11 +68,6 @@ uint64_t rank_last_step(const struct rank *r)
     return session_last_step(r->session);
 }
 
-const struct buf *rank_answer(const struct rank *r)
-{
-    return session_answer(r->session);
-}
-
 // ---- the other ranks ---------------------------------------------------------------------------
 
 // Plans are read as structs, so they must lie on 8 bytes.
