@@ -3,8 +3,8 @@
 //
 //   collectives.h   checks of arguments, order, signatures, sticky errors   (ops.c, group.c)
 //        |
-//   coll_backend    shm (built in) · nccl (built in, loaded at run time) ·
-//        |          mpi (phalanx_bootstrap_mpi) · cuda (the CUDA plugin)
+//   coll_backend    shm (built in) | nccl (built in, loaded at run time) |
+//        |          mpi (phalanx_bootstrap_mpi) | cuda (the CUDA plugin)
 //   coll_device     memory and sums of a device, for nccl and cuda
 //
 // Choice. With "auto" the candidates are, on a device: cuda, nccl, mpi; on the host: shm, mpi.
