@@ -69,19 +69,48 @@ static void start(struct command *m, const char *const *argv, const char *tmp_di
     _exit(127);
 }
 
+// Words to start: the program, or bash with a script and the program as its $0.
+struct argv {
+    const char *word[WORDS_MAX];
+    size_t n;
+};
+
+static void push(struct argv *a, const char *word)
+{
+    assert_true(a->n + 1 < WORDS_MAX);
+    a->word[a->n++] = word;
+}
+
+static struct argv argv_begin(const char *script)
+{
+    struct argv a = {0};
+    if (script) {
+        push(&a, "/bin/bash");
+        push(&a, "-c");
+        push(&a, script);
+    }
+    push(&a, program());
+    return a;
+}
+
+void command_spawn_shell(
+    struct command *m, const struct cluster *c, const char *script, const char *const *words)
+{
+    struct argv a = argv_begin(script);
+    if (words[0])
+        push(&a, words[0]);
+    if (c) {
+        push(&a, "--endpoint");
+        push(&a, c->endpoint);
+    }
+    for (size_t i = 1; words[0] && words[i]; i++)
+        push(&a, words[i]);
+    start(m, a.word, NULL);
+}
+
 void command_spawn(struct command *m, const struct cluster *c, const char *const *words)
 {
-    const char *argv[WORDS_MAX] = {program(), words[0]};
-    size_t n = 2;
-    if (c) {
-        argv[n++] = "--endpoint";
-        argv[n++] = c->endpoint;
-    }
-    for (size_t i = 1; words[0] && words[i]; i++) {
-        assert_true(n + 1 < WORDS_MAX);
-        argv[n++] = words[i];
-    }
-    start(m, argv, NULL);
+    command_spawn_shell(m, c, NULL, words);
 }
 
 static char *read_all(int fd)
@@ -137,6 +166,18 @@ void cluster_run(const struct cluster *c, struct command *m, const char *const *
 {
     command_spawn(m, c, words);
     command_wait(m);
+}
+
+void cluster_run_shell(
+    const struct cluster *c, struct command *m, const char *script, const char *const *words)
+{
+    command_spawn_shell(m, c, script, words);
+    command_wait(m);
+}
+
+char *command_peek(const struct command *m)
+{
+    return read_all(m->out_fd);
 }
 
 void command_free(struct command *m)
@@ -282,30 +323,36 @@ static void remember(const struct cluster *c)
     fail_msg("more than %d clusters at once", CLUSTERS_MAX);
 }
 
-void cluster_spawn(struct cluster *c, const char *model, const char *const *words)
+void cluster_spawn_shell(
+    struct cluster *c, const char *script, const char *model, const char *const *words)
 {
     *c = (struct cluster){0};
     prctl(PR_SET_CHILD_SUBREAPER, 1);
     snprintf(c->dir, sizeof c->dir, "/tmp/phalanx-e2e-XXXXXX");
     assert_non_null(mkdtemp(c->dir));
     snprintf(c->endpoint, sizeof c->endpoint, "ipc://%s/client.ipc", c->dir);
-    const char *argv[WORDS_MAX] = {
-        program(), "serve", "--model", model, "--model-name", CLUSTER_MODEL};
-    size_t n = 6;
+    struct argv a = argv_begin(script);
+    const char *const first[] = {"serve", "--model", model, "--model-name", CLUSTER_MODEL};
+    for (size_t i = 0; i < sizeof first / sizeof *first; i++)
+        push(&a, first[i]);
     bool given = false;
     for (size_t i = 0; words && words[i]; i++) {
-        assert_true(n + 3 < WORDS_MAX);
         given = given || strcmp(words[i], "--endpoint") == 0;
         if (i > 0 && strcmp(words[i - 1], "--endpoint") == 0)
             snprintf(c->endpoint, sizeof c->endpoint, "%s", words[i]);
-        argv[n++] = words[i];
+        push(&a, words[i]);
     }
     if (!given) {
-        argv[n++] = "--endpoint";
-        argv[n++] = c->endpoint;
+        push(&a, "--endpoint");
+        push(&a, c->endpoint);
     }
-    start(&c->serve, argv, c->dir);
+    start(&c->serve, a.word, c->dir);
     remember(c);
+}
+
+void cluster_spawn(struct cluster *c, const char *model, const char *const *words)
+{
+    cluster_spawn_shell(c, NULL, model, words);
 }
 
 char *cluster_log(const struct cluster *c)
@@ -356,6 +403,23 @@ void cluster_wait_log(const struct cluster *c, const char *text, int seconds)
         free(log);
         fail();
     }
+}
+
+void cluster_wait_state(const struct cluster *c, const char *state, int seconds)
+{
+    char line[64];
+    snprintf(line, sizeof line, "\"state\":\"%s\"", state);
+    for (int i = 0; i < seconds * 20; i++) {
+        struct command m;
+        cluster_run(c, &m,
+            (const char *const[]){"models", "--output", "jsonl", "--timeout-ms", "500", NULL});
+        bool found = m.code == 0 && strstr(m.out, line);
+        command_free(&m);
+        if (found)
+            return;
+        sleep_ms(50);
+    }
+    fail_msg("the model is not %s after %d s", state, seconds);
 }
 
 void cluster_start(struct cluster *c, const char *model, const char *const *words)

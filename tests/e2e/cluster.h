@@ -49,6 +49,9 @@ struct cluster {
 // Starts `phalanx serve --model MODEL --model-name golden --endpoint ipc://...` and `words`, which
 // end with NULL (or are NULL). Given --endpoint among the words, that one is used instead.
 void cluster_spawn(struct cluster *c, const char *model, const char *const *words);
+// The same through `bash -c SCRIPT`, which must `exec "$0" "$@"` with other files or limits.
+void cluster_spawn_shell(
+    struct cluster *c, const char *script, const char *model, const char *const *words);
 // Waits for `ready:`; fails the test with the server's log when it ends before.
 void cluster_wait_ready(struct cluster *c);
 // Both.
@@ -60,8 +63,13 @@ int cluster_wait(struct cluster *c);
 // SIGTERM, then cluster_wait(); the exit code must be 0.
 void cluster_stop(struct cluster *c);
 
+// Waits until `phalanx models` says that the model is in this state.
+void cluster_wait_state(const struct cluster *c, const char *state, int seconds);
+
 // What serve has written on standard error up to now; to be freed.
 char *cluster_log(const struct cluster *c);
+// What a command has written on standard output up to now; to be freed.
+char *command_peek(const struct command *m);
 // Waits until the log contains `text`; fails after `seconds`.
 void cluster_wait_log(const struct cluster *c, const char *text, int seconds);
 
@@ -73,10 +81,15 @@ int cluster_pids(const struct cluster *c, const char *name, pid_t out[CLUSTER_PI
 // Starts `phalanx WORDS...`; with a cluster, --endpoint is added behind the first word. Standard
 // input is closed.
 void command_spawn(struct command *m, const struct cluster *c, const char *const *words);
+// The same through `bash -c SCRIPT`, where "$0" is the program and "$@" are the words.
+void command_spawn_shell(
+    struct command *m, const struct cluster *c, const char *script, const char *const *words);
 // Waits for its end and reads what it printed.
 void command_wait(struct command *m);
 // Both.
 void cluster_run(const struct cluster *c, struct command *m, const char *const *words);
+void cluster_run_shell(
+    const struct cluster *c, struct command *m, const char *script, const char *const *words);
 void command_free(struct command *m);
 
 // The first line of `phalanx models --output jsonl`; to be released with json_decref().
