@@ -92,7 +92,8 @@ void coll_abort(struct coll_group *g);
 // an error of one channel ends all.
 struct coll_group *coll_channel(struct coll_group *g, uint32_t index);
 // STATUS_OK, or the group's sticky error. On devices this is how the failure of an operation that
-// was enqueued earlier comes to light.
+// was enqueued earlier comes to light, and what watches its deadline and the peers: call it while
+// waiting for a stream.
 enum status coll_poll(struct coll_group *g);
 // The sentence of the last call that failed; of a sticky error, the first. Lives with the group.
 const struct error *coll_error(const struct coll_group *g);

@@ -82,6 +82,8 @@ enum status group_fail(struct coll_group *g, enum status s, uint32_t culprit)
 {
     uint32_t reporter;
     segment_poison(g->segment, s, culprit);
+    if (g->backend->abort != NULL)
+        g->backend->abort(g);
     g->sticky = segment_poisoned(g->segment, &reporter, &culprit);
     return explain_failure(g, g->sticky, reporter, culprit);
 }

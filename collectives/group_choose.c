@@ -36,6 +36,8 @@ static struct candidates list(const struct coll_args *args)
         add(&c, &backend_shm, on_device);
     for (const struct coll_backend *const *p = args->more; p != NULL && *p != NULL; p++)
         add(&c, *p, on_device);
+    if (on_device)
+        add(&c, &backend_nccl, on_device);
     return c;
 }
 
