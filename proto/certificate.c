@@ -48,8 +48,8 @@ static bool key_valid(const char *key)
     return strlen(key) == CERTIFICATE_KEY_CHARS && zmq_z85_decode(bytes, key) != NULL;
 }
 
-static enum status read_text(const char *option, const char *path, bool secret,
-    char text[FILE_BYTES_MAX + 1], struct error *err)
+static enum status read_text(const char *option, const char *path, char text[FILE_BYTES_MAX + 1],
+    unsigned *mode, struct error *err)
 {
     int fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK);
     struct stat st;
@@ -65,10 +65,7 @@ static enum status read_text(const char *option, const char *path, bool secret,
             "%s: %.200s is not a file of at most %d bytes, expected a key file of phalanx keygen",
             option, path, FILE_BYTES_MAX);
     text[n] = '\0';
-    if (secret && (st.st_mode & 07) != 0)
-        return status_fail(err, STATUS_INVALID,
-            "%s: %.200s is open to other users (mode %04o), expected mode 0600 (chmod 600)", option,
-            path, st.st_mode & 07777);
+    *mode = st.st_mode & 07777;
     return STATUS_OK;
 }
 
@@ -123,7 +120,8 @@ enum status certificate_read(
 {
     char text[FILE_BYTES_MAX + 1];
     TRY(certificate_available(err));
-    TRY(read_text(option, path, secret, text, err));
+    unsigned mode = 0;
+    TRY(read_text(option, path, text, &mode, err));
     struct certificate c = {0};
     int number = 0;
     for (char *line = text, *next; line; line = next) {
@@ -142,6 +140,10 @@ enum status certificate_read(
         return status_fail(err, STATUS_INVALID,
             "%s: %.200s has no %s, expected a key file of phalanx keygen", option, path,
             c.public_key[0] ? "secret-key" : "public-key");
+    if (secret && (mode & 07) != 0)
+        return status_fail(err, STATUS_INVALID,
+            "%s: %.200s is open to other users (mode %04o), expected mode 0600 (chmod 600)", option,
+            path, mode);
     if (secret && !is_pair(&c))
         return status_fail(
             err, STATUS_INVALID, "%s: the two keys of %.200s do not belong together", option, path);
