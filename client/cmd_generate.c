@@ -269,6 +269,13 @@ static json_t *text_json(ProtobufCBinaryData text)
     return s ? s : json_string("");
 }
 
+// A number; as text where it is larger than what JSON libraries take.
+static json_t *seed_json(uint64_t seed)
+{
+    return seed <= INT64_MAX ? json_integer((json_int_t)seed)
+                             : json_sprintf("%llu", (unsigned long long)seed);
+}
+
 static void print_token(const struct generate *g, const struct phalanx_event *e)
 {
     const Phalanx__Token *t = e->token;
@@ -333,12 +340,12 @@ static void print_finish(struct generate *g, const struct phalanx_event *e)
         stop = text_json(g->submit.stop[f->stop_index]);
     else if (f->has_stop_id)
         stop = json_integer(f->stop_id);
-    json_t *o = json_pack("{s:i, s:s, s:o, s:o, s:i, s:i, s:i, s:f, s:f, s:f, s:I}", "index",
+    json_t *o = json_pack("{s:i, s:s, s:o, s:o, s:i, s:i, s:i, s:f, s:f, s:f, s:o}", "index",
         (int)e->index, "finish_reason", f->reason ? f->reason : "error", "stop_reason", stop,
         "text", text_json(f->text), "prompt_tokens", (int)f->prompt_tokens, "completion_tokens",
         (int)f->completion_tokens, "cached_tokens", (int)f->cached_tokens, "queued_ms",
         (double)f->queued_us / 1000, "first_token_ms", (double)f->first_token_us / 1000, "total_ms",
-        (double)f->total_us / 1000, "seed", (json_int_t)g->seed);
+        (double)f->total_us / 1000, "seed", seed_json(g->seed));
     if (f->error)
         json_object_set_new(o, "error", json_string(f->error));
     cmd_print_json(o);

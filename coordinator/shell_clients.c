@@ -72,8 +72,11 @@ static enum status submit(
     TRY(tenant_take(s, tenant_name(s, r->tenant), &in.submit.client.tenant, err));
     struct sampling_params params;
     request_sampling(r, &params);
-    if (!r->has_seed && getrandom(&params.seed, sizeof params.seed, 0) != sizeof params.seed)
-        return status_fail(err, STATUS_IO, "no random seed from the system");
+    if (!r->has_seed) {
+        if (getrandom(&params.seed, sizeof params.seed, 0) != sizeof params.seed)
+            return status_fail(err, STATUS_IO, "no random seed from the system");
+        params.seed >>= 11; // 53 bits: every reader of JSON keeps them
+    }
     in.submit.client.peer = s->caller.peer;
     memcpy(in.submit.client.id, r->id, REQUEST_ID_BYTES);
     in.submit.request = r;
