@@ -10,7 +10,8 @@ target_compile_definitions(phalanx_flags INTERFACE _GNU_SOURCE
 # Contraction is off: fused multiply-adds happen where the source says fma, nowhere else, so that
 # every compiler and every vector width computes the same bits.
 target_compile_options(phalanx_flags INTERFACE
-  -Wall -Wextra -Wconversion -Wshadow -Wvla -Wstrict-prototypes -Wmissing-prototypes
+  -Wall -Wextra -Wconversion -Wshadow -Wvla
+  $<$<COMPILE_LANGUAGE:C>:-Wstrict-prototypes> $<$<COMPILE_LANGUAGE:C>:-Wmissing-prototypes>
   -Wno-missing-field-initializers -Werror
   -ffp-contract=off -fno-strict-aliasing -fno-math-errno -fstack-protector-strong)
 if(PHALANX_SANITIZE)

@@ -1,0 +1,76 @@
+# SPDX-License-Identifier: Apache-2.0
+# What the CUDA sources need, all of it optional.
+#
+# C++ compiles them for the emulator (kernels/emu); nvcc compiles them for devices. Without a C++
+# compiler there is no emulator and no test of kernels, without nvcc no plugin, and all the rest
+# builds. PHALANX_CUDA: AUTO (where nvcc is found), ON (fail without it) or OFF.
+set(PHALANX_CUDA AUTO CACHE STRING "Compile for CUDA devices: AUTO, ON or OFF")
+set(PHALANX_CUDA_ARCHITECTURES "80;90a" CACHE STRING "Device architectures to compile for")
+
+# One compiler family for C and C++, so that sanitizers agree on their run-time library.
+if(NOT CMAKE_CXX_COMPILER AND NOT DEFINED ENV{CXX} AND CMAKE_C_COMPILER MATCHES "clang[-0-9]*$")
+  string(REGEX REPLACE "clang([-0-9]*)$" "clang++\\1" clangxx "${CMAKE_C_COMPILER}")
+  if(EXISTS "${clangxx}")
+    set(CMAKE_CXX_COMPILER "${clangxx}" CACHE FILEPATH "C++ compiler")
+  endif()
+endif()
+include(CheckLanguage)
+check_language(CXX)
+if(CMAKE_CXX_COMPILER)
+  enable_language(CXX)
+  set(CMAKE_CXX_STANDARD 17)
+  set(CMAKE_CXX_STANDARD_REQUIRED ON)
+else()
+  message(STATUS "No C++ compiler: the emulator of CUDA and its tests are left out")
+endif()
+
+set(PHALANX_NVCC "")
+if(NOT PHALANX_CUDA STREQUAL "OFF")
+  find_program(PHALANX_NVCC_PROGRAM nvcc HINTS /usr/local/cuda/bin)
+  if(PHALANX_NVCC_PROGRAM)
+    set(PHALANX_NVCC ${PHALANX_NVCC_PROGRAM})
+  elseif(PHALANX_CUDA STREQUAL "ON")
+    message(FATAL_ERROR "PHALANX_CUDA is ON, but nvcc was not found")
+  else()
+    message(STATUS "nvcc was not found: nothing is compiled for CUDA devices")
+  endif()
+endif()
+
+# phalanx_emulated(NAME SOURCES ... [LINK ...]): .cu and .cpp files as a library for the emulator.
+function(phalanx_emulated name)
+  cmake_parse_arguments(A "" "" "SOURCES;LINK" ${ARGN})
+  foreach(source IN LISTS A_SOURCES)
+    if(source MATCHES "\\.cu$")
+      set_source_files_properties(${source} PROPERTIES LANGUAGE CXX COMPILE_OPTIONS "-x;c++")
+    endif()
+  endforeach()
+  phalanx_library(${name} SOURCES ${A_SOURCES} LINK phalanx_emu ${A_LINK})
+endfunction()
+
+# phalanx_device_objects(NAME SOURCES ...): compiles .cu files with nvcc for all architectures, with
+# warnings as errors. NAME becomes a target with the property DEVICE_OBJECTS; what ptxas said about
+# registers and spills lies beside each object as FILE.cu.o.txt. Multiplications and additions are
+# contracted nowhere but where the source says fma, as on the host.
+function(phalanx_device_objects name)
+  cmake_parse_arguments(A "" "" "SOURCES" ${ARGN})
+  set(flags -std=c++17 -O3 -fmad=false -Werror all-warnings -Xptxas -v -I${PROJECT_SOURCE_DIR}
+    -Xcompiler=-fPIC,-Wall,-Wextra,-Werror,-fno-exceptions,-fno-threadsafe-statics)
+  foreach(architecture IN LISTS PHALANX_CUDA_ARCHITECTURES)
+    list(APPEND flags -gencode=arch=compute_${architecture},code=sm_${architecture})
+  endforeach()
+  set(objects)
+  foreach(source IN LISTS A_SOURCES)
+    get_filename_component(from ${source} ABSOLUTE)
+    set(object ${CMAKE_CURRENT_BINARY_DIR}/${source}.o)
+    get_filename_component(folder ${object} DIRECTORY)
+    file(MAKE_DIRECTORY ${folder})
+    add_custom_command(OUTPUT ${object}
+      COMMAND ${CMAKE_COMMAND} -DREPORT=${object}.txt -P ${PROJECT_SOURCE_DIR}/cmake/nvcc.cmake
+        -- ${PHALANX_NVCC} ${flags} -MD -MF ${object}.d -c ${from} -o ${object}
+      DEPENDS ${from} ${PROJECT_SOURCE_DIR}/cmake/nvcc.cmake DEPFILE ${object}.d
+      COMMENT "Compiling ${source} for CUDA" VERBATIM)
+    list(APPEND objects ${object})
+  endforeach()
+  add_custom_target(${name} ALL DEPENDS ${objects})
+  set_target_properties(${name} PROPERTIES DEVICE_OBJECTS "${objects}")
+endfunction()
