@@ -3,6 +3,7 @@
 #include "worker/uplink.h"
 
 #include "base/check.h"
+#include "base/clock.h"
 #include "base/config.h"
 #include "base/log.h"
 #include "collectives/bootstrap.h"
@@ -15,6 +16,7 @@
 #include <unistd.h>
 
 enum {
+    EXIT_AFTER_RANK_0_US = 300000,
     EXIT_USAGE = 2,
     EXIT_FINAL = 3, // starting the group again would fail again
 };
@@ -130,6 +132,9 @@ static int serve(const struct worker_settings *o)
         log_error("%s", err.text);
     int code = s == STATUS_OK ? 0 : ready ? 1 : EXIT_FINAL;
     if (code) {
+        // mpirun ends all ranks with the first one; rank 0 is the one that says why.
+        if (b && b->rank != 0 && !ready)
+            clock_sleep_us(EXIT_AFTER_RANK_0_US);
         // Finalizing would wait for peers that may be gone.
         fflush(NULL);
         _exit(code);

@@ -16,7 +16,7 @@ struct note {
 
 enum {
     WRITE_TIMEOUT_MS = 60000,
-    READ_TIMEOUT_MS = 1000, // between looks at the peers; a message wakes at once
+    READ_TIMEOUT_MS = 60000, // a wait begins awake, so an idle rank begins one rarely
 };
 
 // ---- rank 0 ------------------------------------------------------------------------------------
