@@ -172,7 +172,7 @@ void core_answer(struct core *core, uint32_t group, const void *data, size_t n)
     }
     const struct answer_header *h = data;
     const struct core_flight *flight = &g->flight[g->flight_first];
-    if (h->epoch < core->config.epoch ||
+    if ((h->epoch < core->config.epoch && !MUTANT(OLD_EPOCH_CONDEMNS)) ||
         (h->epoch == core->config.epoch &&
             (g->n_flights == 0 ? h->step_id < g->next_step : h->step_id < flight->step_id))) {
         core->counters.stale_answers++;

@@ -195,7 +195,7 @@ static bool create_core(struct sim *sim)
 {
     struct core_config config = {.emit = sim_watch_emit,
         .user = sim,
-        .epoch = 7,
+        .epoch = SIM_EPOCH,
         .key = {sim->seed, 99},
         .requests_max = sim_between(sim, 4, SIM_JOBS_MAX),
         .models_max = SIM_MODELS_MAX,
@@ -254,9 +254,10 @@ static void tokenized(struct sim *sim, struct sim_job *job, uint64_t handle)
     sim_step(sim, &in);
 }
 
-static uint64_t step_of(const void *answer)
+static bool answers(const struct sim_event *e, uint64_t step)
 {
-    return ((const struct answer_header *)answer)->step_id;
+    const struct answer_header *h = e->data;
+    return h->epoch == SIM_EPOCH && h->step_id == step;
 }
 
 static void answer(struct sim *sim, struct sim_worker *w, const struct sim_event *e)
@@ -264,8 +265,8 @@ static void answer(struct sim *sim, struct sim_worker *w, const struct sim_event
     if (!w->known || (uint32_t)e->b != w->boot)
         return; // the connection is gone
     w->hostile_now = e->b >> 32 != 0;
-    if (!w->hostile_now && w->n_flights > 0 && step_of(e->data) == w->flight[0].step)
-        sim_worker_answered(sim, w, step_of(e->data));
+    if (!w->hostile_now && w->n_flights > 0 && answers(e, w->flight[0].step))
+        sim_worker_answered(sim, w, w->flight[0].step);
     struct core_in in = {.type = CORE_IN_ANSWER};
     in.answer.group = w->group;
     in.answer.data = e->data;

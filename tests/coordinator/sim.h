@@ -32,6 +32,7 @@ enum {
     SIM_SLOTS_MAX = 16,
     SIM_BLOCKS_MAX = 128,
     SIM_BLOCK_TOKENS_MAX = 16,
+    SIM_EPOCH = 7,
     SIM_NONE = -1,
 };
 

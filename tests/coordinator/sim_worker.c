@@ -295,6 +295,13 @@ static void send_answer(struct sim *sim, struct sim_worker *w, struct buf *b)
     if (!sim->calm && w->last_answer && sim_chance(sim, sim->faults.repeat_answer))
         sim_post(
             sim, at, SIM_EVENT_ANSWER, w->group, w->boot, w->last_answer, w->last_answer_bytes);
+    if (!sim->calm && sim_chance(sim, sim->faults.repeat_answer)) {
+        // What it once said to the coordinator before this one.
+        struct answer_header *h = (void *)b->data;
+        h->epoch--;
+        sim_post(sim, at, SIM_EVENT_ANSWER, w->group, w->boot, b->data, b->size);
+        h->epoch++;
+    }
     free(w->last_answer);
     w->last_answer = malloc(b->size);
     memcpy(w->last_answer, b->data, b->size);
@@ -318,8 +325,9 @@ void sim_worker_plan(struct sim *sim, struct sim_worker *w, const void *data, si
         return;
     }
     const struct plan_header *plan = data;
-    SIM_EXPECT(sim, plan->epoch == 7 && plan->step_id == w->next_step, "step %llu after %llu",
-        (unsigned long long)plan->step_id, (unsigned long long)w->next_step - 1);
+    SIM_EXPECT(sim, plan->epoch == SIM_EPOCH && plan->step_id == w->next_step,
+        "step %llu after %llu", (unsigned long long)plan->step_id,
+        (unsigned long long)w->next_step - 1);
     SIM_EXPECT(sim, plan->n_seqs > 0, "a plan without sequences");
     w->next_step++;
     take_releases(sim, w, plan);
