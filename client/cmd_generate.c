@@ -8,7 +8,9 @@
 #include "proto/limits.h"
 #include "proto/validate.h"
 
+#include <ctype.h>
 #include <errno.h>
+#include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -104,7 +106,7 @@ static enum status parse_ids(const char *text, struct buf *out, struct error *er
         char *end;
         errno = 0;
         unsigned long id = strtoul(p, &end, 10);
-        if (end == p || errno || id > UINT32_MAX || *p == '-' || (*end && *end != ','))
+        if (!isdigit((unsigned char)*p) || errno || id > UINT32_MAX || (*end && *end != ','))
             return status_fail(err, STATUS_INVALID,
                 "--tokens: \"%.32s\" is not a token id, expected ids such as 1,2,3", p);
         uint32_t value = (uint32_t)id;
@@ -120,7 +122,7 @@ static enum status read_file(const char *path, struct buf *out, struct error *er
 {
     FILE *f = strcmp(path, "-") == 0 ? stdin : fopen(path, "rb");
     if (!f)
-        return status_fail(err, STATUS_IO, "%s: %s", path, strerror(errno));
+        return status_fail(err, STATUS_INVALID, "--prompt-file: %.200s: %s", path, strerror(errno));
     char chunk[65536];
     size_t n;
     while ((n = fread(chunk, 1, sizeof chunk, f)) > 0)
@@ -159,6 +161,22 @@ static enum status take_prompt(struct generate *g, struct error *err)
     return STATUS_OK;
 }
 
+static enum status parse_bias(const char *text, Phalanx__LogitBias *out, struct error *err)
+{
+    char *colon, *end = NULL;
+    errno = 0;
+    unsigned long id = strtoul(text, &colon, 10);
+    float bias = *colon == ':' ? strtof(colon + 1, &end) : 0;
+    if (!isdigit((unsigned char)*text) || errno || id > UINT32_MAX || *colon != ':' ||
+        end == colon + 1 || *end || !isfinite(bias))
+        return status_fail(err, STATUS_INVALID,
+            "--logit-bias is \"%.32s\", expected ID:BIAS such as 15:-2.5", text);
+    out->has_id = out->has_bias = 1;
+    out->id = (uint32_t)id;
+    out->bias = bias;
+    return STATUS_OK;
+}
+
 static enum status take_lists(struct generate *g, struct error *err)
 {
     const struct generate_settings *o = &g->settings;
@@ -181,18 +199,9 @@ static enum status take_lists(struct generate *g, struct error *err)
     m->stop_token_ids = g->stop_ids;
     m->n_stop_token_ids = (size_t)o->stop_token_id.count;
     for (int i = 0; i < o->logit_bias.count; i++) {
-        char *end;
-        unsigned long id = strtoul(o->logit_bias.item[i], &end, 10);
-        float bias = *end == ':' ? strtof(end + 1, &end) : 0;
-        if (*end || id > UINT32_MAX)
-            return status_fail(err, STATUS_INVALID,
-                "--logit-bias is \"%.32s\", expected ID:BIAS such as 15:-2.5",
-                o->logit_bias.item[i]);
         phalanx__logit_bias__init(&g->bias[i]);
-        g->bias[i].has_id = g->bias[i].has_bias = 1;
-        g->bias[i].id = (uint32_t)id;
-        g->bias[i].bias = bias;
         g->bias_list[i] = &g->bias[i];
+        TRY(parse_bias(o->logit_bias.item[i], &g->bias[i], err));
     }
     m->logit_bias = g->bias_list;
     m->n_logit_bias = (size_t)o->logit_bias.count;
@@ -217,13 +226,13 @@ static enum status take_numbers(struct generate *g, struct error *err)
 #undef REAL
 #undef FLAG
     if (o->seed) {
-        char *end;
-        errno = 0;
-        m->seed = strtoull(o->seed, &end, 10);
-        m->has_seed = 1;
-        if (errno || *end || !*o->seed || *o->seed == '-')
+        // As vLLM's a 64-bit integer; every reader of JSON that keeps 64 bits can read it back.
+        int64_t seed;
+        if (!config_int_parse(o->seed, &seed) || seed < 0)
             return status_fail(err, STATUS_INVALID,
-                "--seed is \"%.32s\", expected a number from 0 to 2^64 - 1", o->seed);
+                "--seed is \"%.32s\", expected a number from 0 to 2^63 - 1", o->seed);
+        m->seed = (uint64_t)seed;
+        m->has_seed = 1;
     }
     if (o->prompt_logprobs) {
         int64_t k;
@@ -329,7 +338,8 @@ static void print_finish(struct generate *g, const struct phalanx_event *e)
     if (g->settings.stats)
         print_stats(f);
     if (g->settings.output == CMD_TEXT) {
-        fwrite(f->text.data, 1, f->text.len, stdout);
+        if (f->text.len) // an empty text is NULL
+            fwrite(f->text.data, 1, f->text.len, stdout);
         if (!g->scoring)
             putchar('\n');
         fflush(stdout);

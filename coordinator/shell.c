@@ -104,8 +104,8 @@ static void handle_client(struct shell *s, uint64_t peer, struct received *m)
             zmq_msg_size(&m->part[1]));
     else
         snprintf(reason, sizeof reason,
-            "the message has %d frames, expected two: an empty one and one ClientMessage",
-            m->n - 1);
+            "the message has %d frame%s, expected two: an empty one and one ClientMessage",
+            m->n - 1, m->n == 2 ? "" : "s");
     s->dropped++;
     shell_reply_refuse(s, peer, NULL, STATUS_INVALID, reason);
 }

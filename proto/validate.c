@@ -119,6 +119,8 @@ static enum status take_names(const Phalanx__Submit *m, struct request *out, str
     if (strlen(out->tenant) > LIMIT_TENANT_BYTES)
         return status_fail(
             err, STATUS_INVALID, "tenant is longer than %d bytes", LIMIT_TENANT_BYTES);
+    if (!utf8_valid(out->tenant, strlen(out->tenant)))
+        return status_fail(err, STATUS_INVALID, "tenant is not valid UTF-8");
     if (m->has_cache_salt && m->cache_salt.len > CACHE_SALT_BYTES)
         return status_fail(err, STATUS_INVALID, "cache_salt has %zu bytes, expected at most %d",
             m->cache_salt.len, CACHE_SALT_BYTES);
