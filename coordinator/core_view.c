@@ -77,7 +77,7 @@ static void emit_tokens(struct core *core, const struct core_request *r,
 {
     struct core_out out = {.type = CORE_OUT_TOKENS,
         .tokens = {.sample = s->index,
-            .offset = offset,
+            .offset = MUTANT(OFFSET_RESTARTS) && s->attempt > 1 ? 0 : offset,
             .attempt = s->attempt,
             .n = n,
             .token = core->token}};

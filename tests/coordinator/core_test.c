@@ -287,6 +287,7 @@ static void a_death_costs_no_token(void **state)
     assert_true(plan_next_seq(&c, &view));
     assert_int_equal(view.head->attempt, 2);
     assert_int_equal(view.first->prompt_length, 5);
+    assert_int_equal(view.head->n_ids, 7);
     answer(&s, 0);
     assert_int_equal(hear(&s, CORE_OUT_TOKENS, 'A')->offset, 2);
     end(&s);
@@ -354,7 +355,9 @@ static void samples_of_a_suspect_do_not_wait_for_each_other(void **state)
     submit(&s, 'A', 2, 8, 1); // a sample on each copy
     expect_plan(&s, 0, 1, 5);
     expect_plan(&s, 1, 1, 5);
-    die(&s, 0); // and it does not come back
+    answer(&s, 0);
+    answer(&s, 0);
+    die(&s, 0); // it was ahead of the other, and does not come back
     answer(&s, 1);
     for (uint32_t i = 0; i < 30; i++) {
         struct core_model_stats stats;
