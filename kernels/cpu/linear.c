@@ -183,7 +183,9 @@ void cpu_linear(struct device *d, const struct linear_args *a)
     if (a->n_rows == 0)
         return;
     uint32_t k16 = linear_div_up(a->w->k, CANON_LANES) * CANON_LANES, room;
-    room = k16 < CPU_SHARED_BYTES ? CPU_SHARED_BYTES / sizeof(float) / (k16 + LINEAR_X_PAD) : 0;
+    room = k16 < CPU_SHARED_BYTES
+               ? (uint32_t)(CPU_SHARED_BYTES / sizeof(float) / (k16 + LINEAR_X_PAD))
+               : 0;
     if (d->isa == CPU_ISA_PLAIN || room == 0) {
         run_plain(d, a);
         return;
