@@ -5,44 +5,58 @@
 // and reads all of its result, the clock stops. Without rewriting and reading, slices would stay in
 // the cache of the core that summed them and the numbers would mean nothing. The variants take
 // turns, a few samples each, so that noise of the machine hits them alike. Printed is the mean over
-// ranks of each rank's median; "op us" is the part of it that is neither rewriting nor reading. It
-// comes from samples of its own, because looking at the clock takes a while too.
+// ranks of each rank's median. For mpi-tuned it is the better of two settings: no single-copy
+// transfers, and the shared-memory collectives.
 // algbw and busbw are counted as nccl-tests does; bytes are those of the whole array, also for
-// reduce_scatter, all_gather and exchange.
-#include "base/check.h"
-#include "base/clock.h"
-#include "base/config.h"
-#include "collectives/bootstrap.h"
+// reduce_scatter, all_gather and logits. wrong counts elements of the first samples of each
+// variant.
+#include "bench/coll_bench.h"
 
-#include <mpi.h>
-#include <stdio.h>
+#include "base/check.h"
+#include "base/config.h"
+
 #include <stdlib.h>
 #include <string.h>
 #include <time.h>
 #include <unistd.h>
 
-enum { SAMPLES_MAX = 1000, TURN = 10, SIZES_MAX = 64, BYTES_MAX = 1 << 30 };
-
 struct options {
-    const char *ops, *sizes, *tuning;
+    const char *ops, *sizes, *tuning, *tune;
+    uint64_t serve;
     int output;
     int64_t samples;
+    bool tuned;
 };
 
-static const struct config_row rows[] = {
+static const struct config_row options[] = {
     {.name = "ops",
         .type = CONFIG_TEXT,
         .offset = offsetof(struct options, ops),
         .default_text = "all_reduce",
         .value_name = "LIST",
-        .help =
-            "Operations: all_reduce, reduce_scatter, all_gather, broadcast, exchange, barrier."},
+        .help = "Operations: all_reduce, all_reduce_norm, reduce_scatter, all_gather, broadcast, "
+                "barrier, logits, kv_heads, experts, two_groups."},
     {.name = "sizes",
         .type = CONFIG_TEXT,
         .offset = offsetof(struct options, sizes),
         .default_text = "1K,4K,16K,64K,256K,1M,4M,16M",
         .value_name = "LIST",
         .help = "Bytes of the whole array, with suffixes K and M."},
+    {.name = "tuned",
+        .type = CONFIG_FLAG,
+        .offset = offsetof(struct options, tuned),
+        .default_text = "true",
+        .help = "Also run MPI tuned, in other mpirun jobs that take turns with this one."},
+    {.name = "tune",
+        .type = CONFIG_TEXT,
+        .offset = offsetof(struct options, tune),
+        .value_name = "FILE",
+        .help = "Measure the algorithms and write this group size's rows of a tuning table."},
+    {.name = "serve",
+        .type = CONFIG_BYTES,
+        .offset = offsetof(struct options, serve),
+        .value_name = "BYTES",
+        .help = "Used by --tuned: take commands from standard input."},
     {.name = "tuning-file",
         .type = CONFIG_TEXT,
         .offset = offsetof(struct options, tuning),
@@ -65,117 +79,13 @@ static const struct config_row rows[] = {
         .help = "table for people, jsonl for programs."},
 };
 
-enum variant { PRIVATE, SYMMETRIC, MPI, N_VARIANTS };
-static const char *const variant_name[] = {"private", "symmetric", "mpi"};
-
-struct bench {
-    uint32_t rank, size;
-    struct bootstrap *b;
-    struct coll_group *g;
-    float *in, *out; // of this rank, BYTES_MAX at most
-    float *heap;     // in the heap
-    size_t bytes, n; // of the whole array; floats
-    uint64_t turn;   // changes the input
-};
-
-// One operation: what it reads and writes, and how to call it.
-struct op {
-    const char *name;
-    bool whole_in, whole_out; // or one rank's part
-    bool reduces;
-    void (*call)(struct bench *s, enum variant v, float *in, float *out);
-    bool has[N_VARIANTS];
-};
-
-static void must(struct bench *s, enum status st)
+void coll_bench_must(struct bench *s, enum status st)
 {
     if (st == STATUS_OK)
         return;
-    fprintf(stderr, "phalanx-coll-bench: rank %u: %s\n", (unsigned)s->rank, coll_error(s->g)->text);
+    fprintf(stderr, "phalanx-coll-bench: rank %u: %s: %s\n", (unsigned)s->rank, status_text(st),
+        coll_error(s->g)->text);
     MPI_Abort(MPI_COMM_WORLD, 1);
-}
-
-static void call_all_reduce(struct bench *s, enum variant v, float *in, float *out)
-{
-    if (v == MPI)
-        MPI_Allreduce(in, out, (int)s->n, MPI_FLOAT, MPI_SUM, MPI_COMM_WORLD);
-    else
-        must(s,
-            coll_all_reduce(s->g, &(struct coll_all_reduce_args){
-                                      .buffer = out, .count = s->n, .symmetric = v == SYMMETRIC}));
-}
-
-static void call_reduce_scatter(struct bench *s, enum variant v, float *in, float *out)
-{
-    if (v == MPI)
-        MPI_Reduce_scatter_block(
-            in, out, (int)(s->n / s->size), MPI_FLOAT, MPI_SUM, MPI_COMM_WORLD);
-    else
-        must(s, coll_reduce_scatter(s->g, in, out, s->n, DTYPE_F32, COLL_SUM, NULL));
-}
-
-static void call_all_gather(struct bench *s, enum variant v, float *in, float *out)
-{
-    int part = (int)(s->bytes / s->size);
-    if (v == MPI)
-        MPI_Allgather(in, part, MPI_BYTE, out, part, MPI_BYTE, MPI_COMM_WORLD);
-    else
-        must(s, coll_all_gather(s->g, in, out, (size_t)part, NULL));
-}
-
-static void call_broadcast(struct bench *s, enum variant v, float *in, float *out)
-{
-    (void)in;
-    if (v == MPI)
-        MPI_Bcast(out, (int)s->bytes, MPI_BYTE, 0, MPI_COMM_WORLD);
-    else
-        must(s, coll_broadcast(s->g, out, s->bytes, 0, NULL));
-}
-
-static void call_exchange(struct bench *s, enum variant v, float *in, float *out)
-{
-    size_t part = s->bytes / s->size, bytes[COLL_RANKS_MAX];
-    const void *send[COLL_RANKS_MAX];
-    if (v == MPI) {
-        MPI_Alltoall(in, (int)part, MPI_BYTE, out, (int)part, MPI_BYTE, MPI_COMM_WORLD);
-        return;
-    }
-    for (uint32_t r = 0; r < s->size; r++) {
-        send[r] = (const char *)in + r * part;
-        bytes[r] = part;
-    }
-    must(s, coll_exchange(s->g, &(struct coll_exchange_args){.counts = COLL_COUNTS_FIXED,
-                                    .peers = ~(uint64_t)0 >> (64 - s->size),
-                                    .send = send,
-                                    .send_bytes = bytes,
-                                    .receive = out,
-                                    .slot_bytes = part,
-                                    .receive_bytes = bytes}));
-}
-
-static void call_barrier(struct bench *s, enum variant v, float *in, float *out)
-{
-    (void)in;
-    (void)out;
-    if (v == MPI)
-        MPI_Barrier(MPI_COMM_WORLD);
-    else
-        must(s, coll_barrier(s->g, NULL));
-}
-
-static const struct op ops[] = {
-    {"all_reduce", true, true, true, call_all_reduce, {true, true, true}},
-    {"reduce_scatter", true, false, true, call_reduce_scatter, {true, false, true}},
-    {"all_gather", false, true, false, call_all_gather, {true, false, true}},
-    {"broadcast", true, true, false, call_broadcast, {true, false, true}},
-    {"exchange", true, true, false, call_exchange, {false, true, true}},
-    {"barrier", false, false, false, call_barrier, {true, false, true}},
-};
-
-// Small integers: every sum of them is exact in any order, so MPI's result can be checked as well.
-static float value(uint32_t rank, size_t i, uint64_t turn)
-{
-    return (float)((rank * 5 + (uint32_t)i + (uint32_t)turn) & 15);
 }
 
 // As fast as the machine can, so that they weigh little beside the operation.
@@ -209,61 +119,48 @@ static double now_us(void)
     return (double)ts.tv_sec * 1e6 + (double)ts.tv_nsec * 1e-3;
 }
 
-// What element i of the output has to be on this rank.
-static float expected(const struct bench *s, const struct op *o, size_t i)
+static size_t floats(const struct bench *s, int what)
 {
-    size_t part = s->n / s->size;
-    float sum = 0;
-    if (o->call == call_all_gather)
-        return value((uint32_t)(i / part), i % part, s->turn);
-    if (o->call == call_broadcast)
-        return value(0, i, s->turn);
-    if (o->call == call_exchange)
-        return value((uint32_t)(i / part), s->rank * part + i % part, s->turn);
-    size_t at = o->call == call_reduce_scatter ? s->rank * part + i : i;
-    for (uint32_t r = 0; r < s->size; r++)
-        sum += value(r, at, s->turn);
-    return sum;
+    return what == WHOLE ? s->n : what == PART ? s->n / s->size : 0;
 }
 
-struct samples {
-    double all[SAMPLES_MAX], op[SAMPLES_MAX];
-    int n, n_op;
-    uint64_t wrong;
-};
-
-static size_t floats(const struct bench *s, bool whole)
+bool coll_bench_shape(struct bench *s, const struct op *o, size_t bytes)
 {
-    return whole ? s->n : s->n / s->size;
+    // Divisible by the ranks, by two, and by tokens and rows where they are larger than that.
+    size_t unit = 2 * (size_t)s->size;
+    s->n = bytes / sizeof(float) / unit * unit;
+    if (o->most_bytes != 0 || o->bus_factor(2) == 1)
+        s->n = s->n / TOKEN_FLOATS * TOKEN_FLOATS;
+    if (s->n > NORM_DIM)
+        s->n = s->n / NORM_DIM * NORM_DIM;
+    s->bytes = s->n * sizeof(float);
+    return s->n > 0 && s->size >= o->least_ranks && (s->size % 2 == 0 || o->least_ranks == 1) &&
+           (o->most_bytes == 0 || bytes <= o->most_bytes);
 }
 
-static void sample(
-    struct bench *s, const struct op *o, enum variant v, bool only_op, struct samples *to)
+void coll_bench_sample(
+    struct bench *s, const struct op *o, enum variant v, bool verify, struct samples *to)
 {
     static volatile uint64_t sink;
-    bool move_only = o->call == call_barrier;
-    // Ours reduces and broadcasts in place; MPI does so from one buffer to another, which is its
-    // faster way.
-    bool in_place = o->call == call_broadcast || (o->call == call_all_reduce && v != MPI);
-    float *out = v == SYMMETRIC || o->call == call_exchange ? s->heap : s->out;
-    float *in = in_place ? out : s->in;
+    bool in_place = v >= VARIANT_MPI ? o->mpi_in_place : o->in_place;
+    float *in = s->in, *out = s->out;
+    if (v == SYMMETRIC && o->heap == OUT)
+        out = s->heap;
+    if (v == SYMMETRIC && o->heap == OUT_HALF)
+        out = s->half_heap;
+    if (v == SYMMETRIC && o->heap == IN)
+        in = s->heap;
+    in = in_place ? out : in;
     s->turn++;
     MPI_Barrier(MPI_COMM_WORLD);
-    must(s, coll_barrier(s->g, NULL));
+    coll_bench_must(s, coll_barrier(s->g, NULL));
     double t0 = now_us();
-    if (!move_only)
-        rewrite(in, floats(s, o->whole_in), s->rank, s->turn);
-    if (only_op)
-        t0 = now_us();
+    rewrite(in, floats(s, o->reads), s->rank, s->turn);
     o->call(s, v, in, out);
-    if (only_op)
-        to->op[to->n_op++] = now_us() - t0;
-    if (!move_only)
-        sink = sink + read_all(out, floats(s, o->whole_out));
-    if (!only_op)
-        to->all[to->n++] = now_us() - t0;
-    for (size_t i = 0; !move_only && to->n <= 2 && i < floats(s, o->whole_out); i++)
-        to->wrong += out[i] != expected(s, o, i);
+    sink += read_all(out, floats(s, o->writes));
+    to->us[to->n++] = now_us() - t0;
+    for (size_t i = 0; verify && o->expected != NULL && i < floats(s, o->writes); i++)
+        to->wrong += out[i] != o->expected(s, i);
 }
 
 static int by_value(const void *a, const void *b)
@@ -272,66 +169,122 @@ static int by_value(const void *a, const void *b)
     return (x > y) - (x < y);
 }
 
-static double mean_of_medians(struct bench *s, double *x, int n)
+static double median(double *x, int n)
 {
-    double all[COLL_RANKS_MAX], sum = 0;
     qsort(x, (size_t)n, sizeof *x, by_value);
-    check(s->b->all_gather(s->b, &x[n / 2], sizeof *x, all, NULL) == STATUS_OK);
+    return x[n / 2];
+}
+
+double coll_bench_mean(struct bench *s, double *us, int n)
+{
+    double mine = median(us, n), all[COLL_RANKS_MAX], sum = 0;
+    check(s->b->all_gather(s->b, &mine, sizeof mine, all, NULL) == STATUS_OK);
     for (uint32_t r = 0; r < s->size; r++)
         sum += all[r];
     return sum / s->size;
 }
 
-static double bus_factor(const struct op *o, uint32_t size)
+int coll_bench_samples(int64_t asked, size_t bytes)
 {
-    double share = (double)(size - 1) / size;
-    if (o->call == call_all_reduce)
-        return 2 * share;
-    return o->call == call_broadcast ? 1 : share;
+    if (asked > 0)
+        return (int)asked;
+    return bytes > 4 << 20 ? 20 : bytes > 1 << 20 ? 50 : bytes > 1 << 16 ? 200 : SAMPLES_MAX;
 }
 
-static void print_row(struct bench *s, const struct options *opt, const struct op *o,
-    enum variant v, struct samples *x, double mpi_us, double *us)
+struct row {
+    double us;
+    uint64_t wrong;
+    bool there;
+};
+
+// The times of the tuned jobs, on rank 0 only.
+struct other_times {
+    double us[TUNED_MAX][COLL_RANKS_MAX][SAMPLES_MAX];
+    uint64_t wrong;
+    int n;
+};
+
+static void other_turn(
+    struct bench *s, struct tuned *t, const struct op *o, int n, struct other_times *x)
 {
-    uint64_t wrong[COLL_RANKS_MAX], all_wrong = 0;
-    double op_us = mean_of_medians(s, x->op, x->n_op);
-    *us = mean_of_medians(s, x->all, x->n);
-    check(s->b->all_gather(s->b, &x->wrong, sizeof x->wrong, wrong, NULL) == STATUS_OK);
-    for (uint32_t r = 0; r < s->size; r++)
-        all_wrong += wrong[r];
-    double alg = (double)s->bytes / *us * 1e-3, bus = alg * bus_factor(o, s->size);
-    if (s->rank != 0)
+    double us[COLL_RANKS_MAX * TURN];
+    for (int job = 0; s->rank == 0 && job < t->n; job++) {
+        if (!coll_tuned_turn(t, job, o->name, s->bytes, n, x->n == 0, s->size, us, &x->wrong))
+            t->n = 0;
+        for (uint32_t r = 0; r < s->size; r++)
+            memcpy(&x->us[job][r][x->n], us + r * (size_t)n, (size_t)n * sizeof us[0]);
+    }
+    x->n += n;
+    check(s->b->barrier(s->b, NULL) == STATUS_OK); // a socket: nobody spins meanwhile
+}
+
+static struct row other_row(const struct bench *s, const struct tuned *t, struct other_times *x)
+{
+    struct row row = {.there = s->rank == 0 && t->n > 0, .wrong = x->wrong};
+    for (int job = 0; row.there && job < t->n; job++) {
+        double sum = 0;
+        for (uint32_t r = 0; r < s->size; r++)
+            sum += median(x->us[job][r], x->n);
+        if (row.us == 0 || sum / s->size < row.us)
+            row.us = sum / s->size;
+    }
+    return row;
+}
+
+static void print_row(const struct bench *s, const struct options *opt, const struct op *o,
+    enum variant v, const struct row *rows)
+{
+    const struct row *r = &rows[v];
+    double alg = (double)s->bytes / r->us * 1e-3, bus = alg * o->bus_factor(s->size);
+    if (s->rank != 0 || !r->there)
         return;
-    if (opt->output == 1)
-        printf("{\"np\": %u, \"op\": \"%s\", \"variant\": \"%s\", \"bytes\": %zu, \"us\": %.3f, "
-               "\"op_us\": %.3f, \"algbw_gbs\": %.3f, \"busbw_gbs\": %.3f, \"wrong\": %llu}\n",
-            (unsigned)s->size, o->name, variant_name[v], s->bytes, *us, op_us, alg, bus,
-            (unsigned long long)all_wrong);
-    else
-        printf("%10zu %-14s %-10s %10.2f %10.2f %8.2f %8.2f %6llu %8.2f\n", s->bytes, o->name,
-            variant_name[v], *us, op_us, alg, bus, (unsigned long long)all_wrong,
-            mpi_us > 0 ? mpi_us / *us : 1.0);
+    if (opt->output == 1) {
+        printf("{\"np\": %u, \"op\": \"%s\", \"variant\": \"%s\", \"bytes\": %zu, "
+               "\"us\": %.3f, \"algbw_gbs\": %.3f, \"busbw_gbs\": %.3f, \"wrong\": %llu}\n",
+            (unsigned)s->size, o->name, variant_name[v], s->bytes, r->us, alg, bus,
+            (unsigned long long)r->wrong);
+    } else {
+        double mpi = rows[VARIANT_MPI].us / r->us, tuned = rows[VARIANT_MPI_TUNED].us / r->us;
+        printf("%10zu %-15s %-10s %10.2f %8.2f %8.2f %6llu %8.2f", s->bytes, o->name,
+            variant_name[v], r->us, alg, bus, (unsigned long long)r->wrong, mpi);
+        if (rows[VARIANT_MPI_TUNED].there)
+            printf(" %8.2f\n", tuned);
+        else
+            printf(" %8s\n", "-");
+    }
     fflush(stdout);
 }
 
-static void run(struct bench *s, const struct options *opt, const struct op *o, size_t bytes)
+static void run(struct bench *s, const struct options *opt, struct tuned *t, const struct op *o)
 {
     static struct samples x[N_VARIANTS];
-    s->n = bytes / 4 / s->size * s->size;
-    s->bytes = s->n * 4;
-    int want = (int)opt->samples;
-    if (want == 0)
-        want = bytes > 4 << 20 ? 20 : bytes > 1 << 20 ? 50 : bytes > 1 << 16 ? 200 : SAMPLES_MAX;
+    static struct other_times other;
+    struct row rows[N_VARIANTS] = {0};
+    const bool has[] = {o->has[0], o->has[1], true};
+    int want = coll_bench_samples(opt->samples, s->bytes);
     memset(x, 0, sizeof x);
-    while (x[MPI].n < want)
-        for (int v = 0; v < N_VARIANTS; v++)
-            for (int i = 0; o->has[v] && i < TURN && x[v].n < want; i++)
-                sample(s, o, (enum variant)v, i % 2 != 0 && x[v].n_op < want, &x[v]);
-    double mpi_us, us;
-    print_row(s, opt, o, MPI, &x[MPI], 0, &mpi_us);
-    for (int v = 0; v < MPI; v++)
-        if (o->has[v])
-            print_row(s, opt, o, (enum variant)v, &x[v], mpi_us, &us);
+    other.n = 0;
+    other.wrong = 0;
+    while (x[VARIANT_MPI].n < want) {
+        int n = want - x[VARIANT_MPI].n < TURN ? want - x[VARIANT_MPI].n : TURN;
+        for (int v = 0; v <= VARIANT_MPI; v++)
+            for (int i = 0; has[v] && i < n; i++)
+                coll_bench_sample(s, o, (enum variant)v, x[v].n < 2, &x[v]);
+        if (opt->tuned)
+            other_turn(s, t, o, n, &other);
+    }
+    for (int v = 0; v <= VARIANT_MPI; v++) {
+        uint64_t wrong[COLL_RANKS_MAX];
+        if (!has[v])
+            continue;
+        rows[v] = (struct row){.us = coll_bench_mean(s, x[v].us, x[v].n), .there = true};
+        check(s->b->all_gather(s->b, &x[v].wrong, sizeof wrong[0], wrong, NULL) == STATUS_OK);
+        for (uint32_t r = 0; r < s->size; r++)
+            rows[v].wrong += wrong[r];
+    }
+    rows[VARIANT_MPI_TUNED] = other_row(s, t, &other);
+    for (int v = 0; v < N_VARIANTS; v++)
+        print_row(s, opt, o, (enum variant)v, rows);
 }
 
 static int parse_sizes(const char *text, size_t *out)
@@ -355,41 +308,74 @@ static int parse_sizes(const char *text, size_t *out)
     return 0;
 }
 
-static const struct op *find_op(const char *text, size_t used)
-{
-    for (size_t i = 0; i < COUNT_OF(ops); i++)
-        if (strlen(ops[i].name) == used && strncmp(ops[i].name, text, used) == 0)
-            return &ops[i];
-    return NULL;
-}
-
-static bool ops_valid(const char *text)
-{
-    for (const char *p = text;; p++) {
-        size_t used = strcspn(p, ",");
-        if (find_op(p, used) == NULL)
-            return false;
-        p += used;
-        if (*p == '\0')
-            return true;
-    }
-}
-
-static void run_all(struct bench *s, const struct options *opt, const size_t *sizes, int n_sizes)
+static void run_all(
+    struct bench *s, const struct options *opt, struct tuned *t, const size_t *sizes, int n_sizes)
 {
     if (s->rank == 0 && opt->output == 0)
-        printf("# np %u, %s\n%10s %-14s %-10s %10s %10s %8s %8s %6s %8s\n", (unsigned)s->size,
+        printf("# np %u, %s\n%10s %-15s %-10s %10s %8s %8s %6s %8s %8s\n", (unsigned)s->size,
             sysconf(_SC_NPROCESSORS_ONLN) >= (long)s->size ? "a core each" : "sharing cores",
-            "bytes", "op", "variant", "us", "op us", "algbw", "busbw", "wrong", "x mpi");
+            "bytes", "op", "variant", "us", "algbw", "busbw", "wrong", "x mpi", "x tuned");
     for (const char *p = opt->ops;; p++) {
         size_t used = strcspn(p, ",");
-        const struct op *o = find_op(p, used);
-        for (int i = 0; i < (o->call == call_barrier ? 1 : n_sizes); i++)
-            run(s, opt, o, sizes[i]);
+        const struct op *o = coll_ops_find(p, used);
+        for (int i = 0; i < (o->reads == NONE ? 1 : n_sizes); i++)
+            if (coll_bench_shape(s, o, sizes[i]))
+                run(s, opt, t, o);
         p += used;
         if (*p == '\0')
             return;
     }
+}
+
+static float *room(size_t bytes)
+{
+    size_t rounded = (bytes + 4095) / 4096 * 4096;
+    float *p = aligned_alloc(4096, rounded);
+    check(p != NULL);
+    memset(p, 1, rounded);
+    return p;
+}
+
+enum status coll_bench_open(
+    struct bench *s, size_t most, const char *tuning_file, struct error *err)
+{
+    struct bootstrap *half;
+    size_t uses = most < USES_BYTES_MAX ? most : USES_BYTES_MAX;
+    TRY(bootstrap_mpi(&s->b, err));
+    s->rank = s->b->rank;
+    s->size = s->b->size;
+    size_t many = 2 * s->size * uses > most ? 2 * s->size * uses : most;
+    struct coll_args args = {.heap_bytes = many + 4096,
+        .spin = sysconf(_SC_NPROCESSORS_ONLN) >= (long)s->size,
+        .tuning_file = tuning_file};
+    TRY(coll_create(s->b, &args, &s->g, err));
+    uint32_t part = s->rank >= s->size / 2;
+    TRY(s->b->split(s->b, part, &half, err));
+    args.heap_bytes = most + 4096;
+    TRY(coll_create(half, &args, &s->half, err));
+    half->close(half);
+    MPI_Comm_split(MPI_COMM_WORLD, (int)part, (int)s->rank, &s->half_comm);
+    MPI_Comm_split(MPI_COMM_WORLD, (int)s->rank / 2, (int)s->rank, &s->pair_comm);
+    s->in = room(most);
+    s->out = room(most);
+    s->extra = room(many);
+    s->heap = coll_heap_take(s->g, many);
+    s->half_heap = coll_heap_take(s->half, most);
+    check(s->heap != NULL && s->half_heap != NULL);
+    return STATUS_OK;
+}
+
+void coll_bench_close(struct bench *s)
+{
+    coll_bench_must(s, coll_barrier(s->g, NULL));
+    MPI_Comm_free(&s->half_comm);
+    MPI_Comm_free(&s->pair_comm);
+    coll_destroy(s->half);
+    coll_destroy(s->g);
+    s->b->close(s->b);
+    free(s->in);
+    free(s->out);
+    free(s->extra);
 }
 
 static int usage(const char *why)
@@ -403,36 +389,35 @@ static int bench_main(const struct options *opt)
 {
     struct error err;
     size_t sizes[SIZES_MAX], most = 4;
-    int n_sizes = parse_sizes(opt->sizes, sizes);
+    int n_sizes = parse_sizes(opt->sizes, sizes), rc = 0;
     struct bench s = {0};
+    struct tuned t = {0};
     if (n_sizes == 0)
         return usage("--sizes: numbers of bytes from 4 to 1G with commas were expected");
-    if (!ops_valid(opt->ops))
+    if (!coll_ops_valid(opt->ops))
         return usage("--ops: names with commas were expected; see --help");
     for (int i = 0; i < n_sizes; i++)
         most = sizes[i] > most ? sizes[i] : most;
-    if (bootstrap_mpi(&s.b, &err) != STATUS_OK)
+    if (opt->serve != 0)
+        most = (size_t)opt->serve;
+    if (coll_bench_open(&s, most, opt->tuning, &err) != STATUS_OK)
         return usage(err.text);
-    s.rank = s.b->rank;
-    s.size = s.b->size;
-    struct coll_args args = {.heap_bytes = most + 4096,
-        .spin = sysconf(_SC_NPROCESSORS_ONLN) >= (long)s.size,
-        .tuning_file = opt->tuning};
-    if (coll_create(s.b, &args, &s.g, &err) != STATUS_OK)
-        return usage(err.text);
-    s.in = aligned_alloc(4096, (most + 4095) / 4096 * 4096);
-    s.out = aligned_alloc(4096, (most + 4095) / 4096 * 4096);
-    s.heap = coll_heap_take(s.g, most);
-    check(s.in != NULL && s.out != NULL && s.heap != NULL);
-    memset(s.in, 1, most);
-    memset(s.out, 1, most);
-    run_all(&s, opt, sizes, n_sizes);
-    must(&s, coll_barrier(s.g, NULL));
-    coll_destroy(s.g);
-    s.b->close(s.b);
-    free(s.in);
-    free(s.out);
-    return 0;
+    if (opt->serve != 0) {
+        rc = coll_tuned_serve(&s);
+    } else if (opt->tune != NULL) {
+        rc = coll_tune_run(&s, opt->tune, opt->samples);
+    } else {
+        if (opt->tuned && s.rank == 0)
+            coll_tuned_start(&t, s.size, most);
+        if (opt->tuned && s.rank == 0 && t.n < TUNED_MAX)
+            fprintf(stderr, "phalanx-coll-bench: only %d of %d tuned jobs could be started\n", t.n,
+                TUNED_MAX);
+        check(s.b->barrier(s.b, NULL) == STATUS_OK);
+        run_all(&s, opt, &t, sizes, n_sizes);
+        coll_tuned_stop(&t);
+    }
+    coll_bench_close(&s);
+    return rc;
 }
 
 int main(int argc, char **argv)
@@ -440,10 +425,10 @@ int main(int argc, char **argv)
     struct options opt = {0};
     struct error err;
     bool help = false;
-    if (config_parse(rows, COUNT_OF(rows), argc, argv, &opt, NULL, &help, &err) != STATUS_OK)
+    if (config_parse(options, COUNT_OF(options), argc, argv, &opt, NULL, &help, &err) != STATUS_OK)
         return usage(err.text);
     if (help) {
-        config_help(rows, COUNT_OF(rows), stdout);
+        config_help(options, COUNT_OF(options), stdout);
         return 0;
     }
     MPI_Init(&argc, &argv);

@@ -9,7 +9,8 @@
 enum status nccl_load(const char *file, struct nccl *out, struct error *err)
 {
     const char *name = file != NULL ? file : "libnccl.so.2";
-    struct nccl n = {.library = dlopen(name, RTLD_NOW | RTLD_LOCAL)};
+    // NODELETE: NCCL leaves threads behind that run in its code after the last call.
+    struct nccl n = {.library = dlopen(name, RTLD_NOW | RTLD_LOCAL | RTLD_NODELETE)};
     if (n.library == NULL) {
         const char *why = dlerror();
         return status_fail(
