@@ -150,12 +150,14 @@ static bool check_sample(struct check_state *c, const struct core_request *r,
 static bool check_request(struct check_state *c, const struct core_request *r, struct totals *t)
 {
     const struct core *core = c->core;
-    uint32_t n = 0, n_live = 0;
+    uint32_t n = 0, n_live = 0, n_tried = 0;
     for (uint32_t i = r->first_sample; i != NONE; i = core->sample[i].next, n++) {
         n_live += core->sample[i].state != SAMPLE_FINISHED;
+        n_tried += core->sample[i].suspect && core->sample[i].state == SAMPLE_RUNNING;
         if (!check_sample(c, r, &core->sample[i], t))
             return false;
     }
+    EXPECT(c, n_tried <= 1, "two samples of a suspected request are tried at once");
     EXPECT(c, n == r->n_samples && n_live == r->n_live, "samples of a request are miscounted");
     EXPECT(c, (r->state == REQUEST_KEPT) == (n_live == 0), "a request is over and is not");
     t->live += r->state != REQUEST_KEPT;

@@ -164,7 +164,8 @@ static bool is_suspected(const struct core *core, const struct core_request *r)
 // Suspects all samples of the request: each must compute all rows up to `until` alone, one sample
 // at a time. A death of a plan that was sent before the request was suspected says nothing new:
 // whoever is to blame may have been in both plans. Those that run elsewhere wait, too, for a place
-// that one of them holds while it is not its turn may be the one that the other needs.
+// that one of them holds while it is not its turn may be the one that the other needs; only one
+// that is tried already goes on.
 static void suspect(struct core *core, struct core_request *r, uint32_t until, bool alone)
 {
     r->died_alone = r->died_alone || alone || (MUTANT(NEIGHBOUR_BLAMED) && is_suspected(core, r));
@@ -176,7 +177,7 @@ static void suspect(struct core *core, struct core_request *r, uint32_t until, b
             continue;
         if (waits)
             sched_queue_remove(core, s);
-        bool ran = s->state == SAMPLE_RUNNING && !MUTANT(SUSPECTS_KEEP_PLACES);
+        bool ran = s->state == SAMPLE_RUNNING && !s->suspect && !MUTANT(SUSPECTS_KEEP_PLACES);
         if (ran)
             sched_slots_detach(core, s);
         core->n_suspects += !s->suspect;

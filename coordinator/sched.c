@@ -278,13 +278,16 @@ static bool plan_all(struct core *core, struct core_group *g)
     return step_end(&step, false);
 }
 
-// Samples of one request are tried one after the other, wherever they run.
-static bool is_first_suspect(const struct core *core, const struct core_sample *s)
+// Samples of one request are tried one after the other: the one that has a slot, or the first.
+static bool has_its_turn(const struct core *core, const struct core_sample *s)
 {
-    uint32_t i = core->request[s->request].first_sample;
-    while (&core->sample[i] != s && !core->sample[i].suspect)
-        i = core->sample[i].next;
-    return &core->sample[i] == s || MUTANT(SUSPECTS_TRIED_AT_ONCE);
+    const struct core_sample *turn = NULL;
+    for (uint32_t i = core->request[s->request].first_sample; i != NONE; i = core->sample[i].next) {
+        const struct core_sample *other = &core->sample[i];
+        if (other->suspect && (!turn || other->state == SAMPLE_RUNNING))
+            turn = other;
+    }
+    return turn == s || MUTANT(SUSPECTS_TRIED_AT_ONCE);
 }
 
 // A plan for one suspect: if the group dies again, it is the only one to blame.
@@ -293,13 +296,13 @@ static bool plan_suspect(struct core *core, struct core_group *g)
     struct step step = step_begin(core, g);
     for (uint32_t i = g->run_first; i != NONE; i = g->slot[i].run_next) {
         const struct core_sample *running = core_slot_sample(core, &g->slot[i]);
-        if (!running->suspect || !is_first_suspect(core, running))
+        if (!running->suspect)
             continue;
         continue_running(&step, &g->slot[i]);
         return step_end(&step, true);
     }
     struct core_sample *s = sched_queue_peek_suspect(core, g->model);
-    if (s && is_first_suspect(core, s) && has_room(&step) && !end_impossible(&step, s))
+    if (s && has_its_turn(core, s) && has_room(&step) && !end_impossible(&step, s))
         admit(&step, s);
     return step_end(&step, true);
 }
