@@ -69,7 +69,7 @@ static void fill_token(struct core_token *token, const struct core_record *recor
         .logprob = record->logprob,
         .rank = record->rank,
         .n_top = record->n_top,
-        .top = record->top};
+        .top = record->top + MUTANT(LOGPROBS_MISALIGNED)};
 }
 
 static void emit_tokens(struct core *core, const struct core_request *r,
@@ -159,8 +159,7 @@ static void deliver_scores(struct core *core, struct core_request *r)
         for (; n < CORE_TOKENS_PER_EVENT && r->score_next + n < n_ready; n++) {
             uint32_t position = r->score_next + n;
             if (position > 0) {
-                uint32_t at =
-                    MUTANT(SCORES_MISALIGNED) && position > 1 ? position - 2 : position - 1;
+                uint32_t at = position - 1 - (MUTANT(SCORES_MISALIGNED) && position > 1);
                 fill_token(&core->token[n], core_log_at(&core->pages, &r->scores, at));
                 continue;
             }
@@ -186,9 +185,6 @@ static uint32_t replay(
         const struct core_record *record = core_log_at(&core->pages, &s->log, index);
         struct core_token *token = &core->token[n++];
         fill_token(token, record);
-        if (MUTANT(LOGPROBS_MISALIGNED) && index > 0)
-            token->logprob =
-                ((struct core_record *)core_log_at(&core->pages, &s->log, index - 1))->logprob;
         size_t begin = core->text.size;
         push_text(core, r, &s->view_text, index, record->id, ended_by_id(s, index));
         token->text = core->text.data + begin;

@@ -43,10 +43,11 @@ static _Noreturn void child(int out, enum core_mutant_name mutant, uint64_t firs
     core_mutant = mutant;
     int null = open("/dev/null", O_WRONLY);
     dup2(null, 2); // a failed check is expected here
-    alarm(SECONDS_MAX);
     struct find find = {.why = "the process ends (check, signal or endless loop)"};
     for (uint64_t i = 0; i < seeds; i++) {
-        struct find now = {.seed = find.seed = first + i};
+        alarm(SECONDS_MAX); // for one seed
+        find.seed = first + i;
+        struct find now = {.seed = find.seed};
         if (write(out, &find, sizeof find) < 0)
             _exit(NOT_FOUND);
         if (!sim_run(now.seed, now.why, sizeof now.why, NULL))
