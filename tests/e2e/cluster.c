@@ -368,15 +368,21 @@ static bool contains(int fd, const char *text)
     return found;
 }
 
+static bool has_ended(const struct cluster *c)
+{
+    siginfo_t info = {0};
+    waitid(P_PID, (id_t)c->serve.pid, &info, WEXITED | WNOHANG | WNOWAIT);
+    return info.si_pid != 0;
+}
+
 // Waits for `text` in one of serve's outputs while it runs.
 static bool wait_text(const struct cluster *c, int fd, const char *text, int seconds)
 {
     for (int i = 0; i < seconds * 200; i++) {
-        siginfo_t info = {0};
-        waitid(P_PID, (id_t)c->serve.pid, &info, WEXITED | WNOHANG | WNOWAIT);
+        bool ended = has_ended(c);
         if (contains(fd, text))
             return true;
-        if (info.si_pid)
+        if (ended)
             return false;
         sleep_ms(5);
     }
@@ -405,11 +411,18 @@ void cluster_wait_log(const struct cluster *c, const char *text, int seconds)
     }
 }
 
+static int64_t now_ms(void)
+{
+    struct timespec t;
+    clock_gettime(CLOCK_MONOTONIC, &t);
+    return (int64_t)t.tv_sec * 1000 + t.tv_nsec / 1000000;
+}
+
 void cluster_wait_state(const struct cluster *c, const char *state, int seconds)
 {
     char line[64];
     snprintf(line, sizeof line, "\"state\":\"%s\"", state);
-    for (int i = 0; i < seconds * 20; i++) {
+    for (int64_t end = now_ms() + seconds * 1000LL; now_ms() < end; sleep_ms(50)) {
         struct command m;
         cluster_run(c, &m,
             (const char *const[]){"models", "--output", "jsonl", "--timeout-ms", "500", NULL});
@@ -417,9 +430,10 @@ void cluster_wait_state(const struct cluster *c, const char *state, int seconds)
         command_free(&m);
         if (found)
             return;
-        sleep_ms(50);
+        if (has_ended(c))
+            break;
     }
-    fail_msg("the model is not %s after %d s", state, seconds);
+    fail_msg("the model is not %s after %d s, or the server has ended", state, seconds);
 }
 
 void cluster_start(struct cluster *c, const char *model, const char *const *words)

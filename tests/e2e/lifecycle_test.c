@@ -1,0 +1,258 @@
+// SPDX-License-Identifier: Apache-2.0
+// The life of a server as its operator sees it: it answers while the model loads, drains on
+// SIGTERM, SIGINT and `phalanx stop`, ends at once on a second signal, survives readers that go
+// away, and has one endpoint per user.
+#include "tests/e2e/cluster.h"
+
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <time.h>
+#include <unistd.h>
+
+#define WORDS(...) ((const char *const[]){__VA_ARGS__, NULL})
+
+enum { SAMPLES = 64, OUTPUT = 240 };
+
+static char model_dir[512];
+
+static void sleep_ms(int ms)
+{
+    struct timespec t = {0, (long)ms * 1000000};
+    nanosleep(&t, NULL);
+}
+
+// A request that takes long: many samples to the end of the context.
+static void long_request(struct command *m, const struct cluster *c)
+{
+    command_spawn(m, c,
+        WORDS("generate", "--model", CLUSTER_MODEL, "--tokens", "1,5,9", "--ignore-eos", "--n",
+            "64", "--max-tokens", "240", "--seed", "1", "--output", "jsonl"));
+}
+
+static void wait_lines(const struct command *m, int n)
+{
+    for (int tries = 0; tries < 2000; tries++) {
+        char *out = command_peek(m);
+        int found = 0;
+        for (const char *p = out; (p = strchr(p, '\n')); p++)
+            found++;
+        free(out);
+        if (found >= n)
+            return;
+        sleep_ms(5);
+    }
+    fail_msg("no tokens come");
+}
+
+static void expect_complete(struct command *m)
+{
+    static struct answer a;
+    command_wait(m);
+    for (int i = 0; i < SAMPLES; i++) {
+        command_answer(m, i, &a);
+        assert_int_equal(a.n, OUTPUT);
+        assert_string_equal(a.reason, "length");
+    }
+    command_free(m);
+}
+
+static void expect_ends_well(struct cluster *c)
+{
+    int code = cluster_wait(c);
+    if (code != 0)
+        print_error("%s", c->serve.err);
+    assert_int_equal(code, 0);
+    command_free(&c->serve);
+}
+
+// ---- loading -----------------------------------------------------------------------------------
+
+// From the first answer on: `loading`, and requests are accepted and wait.
+static void test_answers_while_loading(void **state)
+{
+    (void)state;
+    struct cluster c;
+    struct command m, g;
+    bool loading = false;
+    cluster_spawn(&c, model_dir, WORDS("--tensor-parallel-degree", "4"));
+    command_spawn(&g, &c,
+        WORDS("generate", "--model", CLUSTER_MODEL, "--tokens", "1,5", "--ignore-eos", "--output",
+            "jsonl"));
+    for (int i = 0; i < 1000 && !loading; i++) {
+        cluster_run(&c, &m, WORDS("models", "--output", "jsonl", "--timeout-ms", "100"));
+        loading = m.code == 0 && strstr(m.out, "\"state\":\"loading\"");
+        assert_null(strstr(m.out, "\"state\":\"ready\""));
+        command_free(&m);
+    }
+    assert_true(loading);
+    cluster_wait_ready(&c);
+    command_wait(&g);
+    assert_int_equal(g.code, 0);
+    assert_int_equal(json_array_size(g.lines), 17);
+    command_free(&g);
+    cluster_stop(&c);
+}
+
+// Before the model is there: nothing has been promised to anybody, so it ends at once.
+static void test_stop_while_loading(void **state)
+{
+    (void)state;
+    for (int wait = 0; wait <= 400; wait += 80) {
+        struct cluster c;
+        cluster_spawn(&c, model_dir, WORDS("--tensor-parallel-degree", "2"));
+        sleep_ms(20 + wait);
+        kill(c.serve.pid, SIGTERM);
+        expect_ends_well(&c);
+    }
+}
+
+// ---- the end -----------------------------------------------------------------------------------
+
+static void check_drain(int signal_number)
+{
+    struct cluster c;
+    struct command g, m;
+    cluster_start(&c, model_dir, WORDS("--tensor-parallel-degree", "2"));
+    long_request(&g, &c);
+    wait_lines(&g, 10);
+    if (signal_number) {
+        kill(c.serve.pid, signal_number);
+    } else {
+        cluster_run(&c, &m, WORDS("stop"));
+        assert_int_equal(m.code, 0);
+        command_free(&m);
+    }
+    sleep_ms(50);
+    // While it drains it takes nothing new, and says so.
+    cluster_run(&c, &m, WORDS("generate", "--model", CLUSTER_MODEL, "--tokens", "1,5"));
+    assert_int_equal(m.code, 3);
+    command_free(&m);
+    expect_complete(&g);
+    expect_ends_well(&c);
+}
+
+static void test_sigterm_drains(void **state)
+{
+    (void)state;
+    check_drain(SIGTERM);
+}
+
+static void test_sigint_drains(void **state)
+{
+    (void)state;
+    check_drain(SIGINT);
+}
+
+static void test_stop_drains(void **state)
+{
+    (void)state;
+    check_drain(0);
+}
+
+// A second signal does not wait for requests; their clients notice the silence.
+static void test_second_signal(void **state)
+{
+    (void)state;
+    struct cluster c;
+    struct command g;
+    cluster_start(&c, model_dir, WORDS("--tensor-parallel-degree", "2"));
+    long_request(&g, &c);
+    wait_lines(&g, 10);
+    kill(c.serve.pid, SIGTERM);
+    sleep_ms(50);
+    kill(c.serve.pid, SIGTERM);
+    cluster_wait(&c);
+    command_free(&c.serve);
+    kill(g.pid, SIGTERM); // it would wait for another server for a while
+    command_wait(&g);
+    assert_int_not_equal(g.code, 0);
+    command_free(&g);
+}
+
+// ---- surroundings ------------------------------------------------------------------------------
+
+// Whoever read the server's output is gone: its next line must not kill it.
+static void test_output_closed(void **state)
+{
+    (void)state;
+    struct cluster c;
+    struct command m;
+    pid_t workers[CLUSTER_PIDS_MAX];
+    cluster_spawn_shell(&c,
+        "exec \"$0\" \"$@\" > >(head -n 1 >/dev/null) 2> >(head -c 1 >/dev/null)", model_dir,
+        WORDS("--tensor-parallel-degree", "2"));
+    cluster_wait_state(&c, "ready", 30);
+    sleep_ms(100);
+    assert_int_equal(cluster_pids(&c, "phalanx-worker", workers), 2);
+    kill(workers[1], SIGKILL); // makes all of them speak
+    sleep_ms(300);
+    cluster_wait_state(&c, "ready", 30);
+    cluster_run(&c, &m, WORDS("generate", "--tokens", "1,5", "--max-tokens", "4"));
+    assert_int_equal(m.code, 0);
+    command_free(&m);
+    cluster_stop(&c);
+}
+
+// Without --endpoint, server and clients of one user meet at one ipc:// path.
+static void test_default_endpoint(void **state)
+{
+    (void)state;
+    char dir[] = "/tmp/phalanx-e2e-run-XXXXXX", expected[128], path[128];
+    struct command serve, m;
+    assert_non_null(mkdtemp(dir));
+    setenv("XDG_RUNTIME_DIR", dir, 1);
+    command_spawn(&serve, NULL, WORDS("serve", model_dir));
+    snprintf(expected, sizeof expected, "ready: llama-gqa-sharded on ipc://%s/phalanx/client.ipc\n",
+        dir);
+    for (int i = 0; i < 400; i++) {
+        char *out = command_peek(&serve);
+        bool ready = strcmp(out, expected) == 0;
+        free(out);
+        if (ready)
+            break;
+        sleep_ms(50);
+    }
+    cluster_run(NULL, &m, WORDS("generate", "--tokens", "1,5", "--max-tokens", "2"));
+    assert_int_equal(m.code, 0);
+    command_free(&m);
+    struct stat st;
+    snprintf(path, sizeof path, "%s/phalanx", dir);
+    assert_int_equal(stat(path, &st), 0);
+    assert_int_equal(st.st_mode & 077, 0); // nobody else's
+    cluster_run(NULL, &m, WORDS("stop"));
+    assert_int_equal(m.code, 0);
+    command_free(&m);
+    command_wait(&serve);
+    assert_int_equal(serve.code, 0);
+    assert_string_equal(serve.out, expected);
+    command_free(&serve);
+    assert_int_equal(rmdir(path), 0); // empty
+    assert_int_equal(rmdir(dir), 0);
+    unsetenv("XDG_RUNTIME_DIR");
+}
+
+static int start(void **state)
+{
+    (void)state;
+    snprintf(
+        model_dir, sizeof model_dir, "%s/tests/golden/models/llama-gqa-sharded", test_source_dir());
+    return 0;
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_answers_while_loading),
+        cmocka_unit_test(test_stop_while_loading),
+        cmocka_unit_test(test_sigterm_drains),
+        cmocka_unit_test(test_sigint_drains),
+        cmocka_unit_test(test_stop_drains),
+        cmocka_unit_test(test_second_signal),
+        cmocka_unit_test(test_output_closed),
+        cmocka_unit_test(test_default_endpoint),
+    };
+    return cmocka_run_group_tests(tests, start, NULL);
+}
