@@ -1,8 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
-// decode_bench [--ranks R --threads T]: a whole forward pass of TinyLlama-1.1B's shape with random
-// bf16 weights, through the same plans that a server executes. Each row is a ratio to what the
-// machine could do just before and after it: decoding to the bandwidth of reading memory,
-// prefill to the fp32 peak.
+// decode_bench: a whole forward pass of TinyLlama-1.1B's shape with random bf16 weights, through
+// the same plans that a server executes, in three set-ups (ranks x threads): 1 x 1, 1 x 2, 2 x 1.
+//
+// All set-ups are open at once and take turns, round after round, so that what the machine does
+// meanwhile meets all of them; its limits are measured just before and just after each sample, and
+// a row is the median over the rounds of the ratios to them. Ratios between set-ups compare samples
+// of the same round.
 #include "base/buf.h"
 #include "base/clock.h"
 #include "base/config.h"
@@ -27,7 +30,10 @@ enum {
     CONTEXT = 1024,
     BLOCKS_PER_SEQ = CONTEXT / BLOCK,
     BATCH_MAX = 16,
-    ROUNDS = 3,
+    PROMPT = 64, // tokens before those that are decoded
+    SETUPS = 3,
+    ROUNDS_MAX = 99,
+    LIMITS_BYTES = 256 << 20,
 };
 
 static const char config_json[] =
@@ -124,127 +130,306 @@ static double since(uint64_t begin_us)
     return (double)(clock_now_us() - begin_us) * 1e-6;
 }
 
-// Steps per second of decoding `n_seqs` sequences behind prompts of 64 tokens.
-static double decode_rate(struct run *r, uint32_t n_seqs, uint32_t n_steps)
+// ---- samples -----------------------------------------------------------------------------------
+
+enum what { DECODE_1, DECODE_16, PREFILL, WHAT_COUNT };
+static const char *const what_names[WHAT_COUNT] = {"decode 1", "decode 16", "prefill"};
+
+// One measurement, and what the machine could do around it.
+struct sample {
+    double tokens_s, step_s, wait_s; // wait: in sums over ranks, per step
+    double read_gbs, fma_gflops;     // means of before and after
+};
+
+struct settings {
+    int64_t ranks, threads, rounds, steps, prompt;
+    const char *isa, *samples;
+};
+
+struct setup {
+    uint32_t n_ranks, n_threads;
+    char name[32];
+    struct run run;
+    struct limits *limits;
+    struct sample sample[WHAT_COUNT][ROUNDS_MAX];
+};
+
+struct bench {
+    const struct settings *s;
+    struct setup setup[SETUPS];
+    uint32_t n_setups, n_rounds;
+};
+
+static double flop_of(const struct bench *b, enum what what)
 {
-    for (uint32_t s = 0; s < n_seqs; s++)
-        prefill(r, s, 64);
+    double n = (double)b->s->prompt;
+    if (what != PREFILL)
+        return 2 * (layer_weights + head_weights) * (what == DECODE_1 ? 1 : BATCH_MAX);
+    // Attention adds 4 n^2 / 2 heads head_dim in each layer; the head sees one row.
+    return 2 * (layer_weights * n + head_weights) + 2.0 * LAYERS * HEADS * HEAD_DIM * n * n;
+}
+
+// Seconds of a step at the limits: reading every weight once, or the products.
+static double roof_s(const struct bench *b, enum what what, const struct sample *s)
+{
+    double read = 2 * (layer_weights + head_weights) * 1e-9 / s->read_gbs;
+    double fma = flop_of(b, what) * 1e-9 / s->fma_gflops;
+    return read > fma ? read : fma;
+}
+
+static void run_decode(struct run *r, uint32_t n_seqs, uint32_t n_steps, struct sample *s)
+{
+    for (uint32_t i = 0; i < n_seqs; i++)
+        prefill(r, i, PROMPT);
     decode(r, n_seqs);
-    r->collective_us = r->total_us = 0;
+    r->collective_us = 0;
     uint64_t begin = clock_now_us();
     for (uint32_t i = 0; i < n_steps; i++)
         decode(r, n_seqs);
-    return n_steps / since(begin);
+    s->step_s = since(begin) / n_steps;
+    s->tokens_s = n_seqs / s->step_s;
+    s->wait_s = r->collective_us * 1e-6 / n_steps;
 }
 
-static void bench_decode(struct run *r, struct limits *l, const char *name, uint32_t n_seqs)
+static void run_prefill(struct run *r, uint32_t n_tokens, struct sample *s)
 {
-    double rate[ROUNDS], ratio[ROUNDS], wait[ROUNDS];
-    double bytes = 2 * (layer_weights + head_weights);
-    for (int i = 0; i < ROUNDS; i++) {
-        double before = limits_read_gbs(l);
-        rate[i] = decode_rate(r, n_seqs, 24);
-        wait[i] = r->collective_us / 24000;
-        double after = limits_read_gbs(l);
-        ratio[i] = rate[i] * bytes * 1e-9 / (0.5 * (before + after));
+    r->collective_us = 0;
+    uint64_t begin = clock_now_us();
+    prefill(r, 0, n_tokens);
+    s->step_s = since(begin);
+    s->tokens_s = n_tokens / s->step_s;
+    s->wait_s = r->collective_us * 1e-6;
+}
+
+static void take_sample(struct bench *b, struct setup *u, enum what what, struct sample *s)
+{
+    double read = limits_read_gbs(u->limits), fma = limits_fma_gflops(u->limits);
+    if (what == PREFILL)
+        run_prefill(&u->run, (uint32_t)b->s->prompt, s);
+    else
+        run_decode(&u->run, what == DECODE_1 ? 1 : BATCH_MAX, (uint32_t)b->s->steps, s);
+    s->fma_gflops = (fma + limits_fma_gflops(u->limits)) / 2;
+    s->read_gbs = (read + limits_read_gbs(u->limits)) / 2;
+}
+
+static void write_sample(
+    FILE *f, const struct setup *u, enum what what, uint32_t round, const struct sample *s)
+{
+    fprintf(f,
+        "{\"round\": %u, \"ranks\": %u, \"threads\": %u, \"what\": \"%s\", \"tokens_s\": %.3f, "
+        "\"step_ms\": %.3f, \"sums_ms\": %.3f, \"read_gbs\": %.2f, \"fma_gflops\": %.1f}\n",
+        round, u->n_ranks, u->n_threads, what_names[what], s->tokens_s, s->step_s * 1e3,
+        s->wait_s * 1e3, s->read_gbs, s->fma_gflops);
+    fflush(f);
+}
+
+static void run_rounds(struct bench *b, FILE *samples)
+{
+    for (uint32_t round = 0; round < b->s->rounds; round++, b->n_rounds++)
+        for (enum what what = 0; what < WHAT_COUNT; what++)
+            for (uint32_t i = 0; i < b->n_setups; i++) {
+                struct setup *u = &b->setup[i];
+                struct sample *s = &u->sample[what][round];
+                take_sample(b, u, what, s);
+                if (samples)
+                    write_sample(samples, u, what, round, s);
+            }
+}
+
+// ---- the tables --------------------------------------------------------------------------------
+
+typedef double number_fn(const struct bench *b, enum what what, const struct sample *s);
+
+static double tokens_s(const struct bench *b, enum what what, const struct sample *s)
+{
+    (void)b;
+    (void)what;
+    return s->tokens_s;
+}
+
+static double wait_ms(const struct bench *b, enum what what, const struct sample *s)
+{
+    (void)b;
+    (void)what;
+    return s->wait_s * 1e3;
+}
+
+static double of_read(const struct bench *b, enum what what, const struct sample *s)
+{
+    (void)b;
+    (void)what;
+    return 2 * (layer_weights + head_weights) * 1e-9 / s->step_s / s->read_gbs;
+}
+
+static double of_fma(const struct bench *b, enum what what, const struct sample *s)
+{
+    return flop_of(b, what) * 1e-9 / s->step_s / s->fma_gflops;
+}
+
+static double of_roof(const struct bench *b, enum what what, const struct sample *s)
+{
+    return roof_s(b, what, s) / s->step_s;
+}
+
+static double roof_tokens_s(const struct bench *b, enum what what, const struct sample *s)
+{
+    double tokens = what == PREFILL ? (double)b->s->prompt : what == DECODE_1 ? 1 : BATCH_MAX;
+    return tokens / roof_s(b, what, s);
+}
+
+static double median_of(
+    const struct bench *b, const struct setup *u, enum what what, number_fn *number)
+{
+    double v[ROUNDS_MAX];
+    for (uint32_t i = 0; i < b->n_rounds; i++)
+        v[i] = number(b, what, &u->sample[what][i]);
+    return limits_median(v, b->n_rounds);
+}
+
+static void print_rows(const struct bench *b)
+{
+    printf("| ranks x threads | what | tok/s | of read | of fp32 | roof, tok/s | of the roof "
+           "| sums over ranks, ms per step |\n| --- | --- | --- | --- | --- | --- | --- | --- |\n");
+    for (enum what what = 0; what < WHAT_COUNT; what++)
+        for (uint32_t i = 0; i < b->n_setups; i++) {
+            const struct setup *u = &b->setup[i];
+            printf("| %s | %s | %.1f | %.2f | %.2f | %.1f | %.2f | %.2f |\n", u->name,
+                what_names[what], median_of(b, u, what, tokens_s), median_of(b, u, what, of_read),
+                median_of(b, u, what, of_fma), median_of(b, u, what, roof_tokens_s),
+                median_of(b, u, what, of_roof), median_of(b, u, what, wait_ms));
+        }
+}
+
+static void print_ratio(
+    const struct bench *b, const struct setup *u, const struct setup *to, enum what what)
+{
+    double v[ROUNDS_MAX];
+    for (uint32_t i = 0; i < b->n_rounds; i++)
+        v[i] = u->sample[what][i].tokens_s / to->sample[what][i].tokens_s;
+    double median = limits_median(v, b->n_rounds); // sorts
+    printf("| %s, %s to %s | %.2f | %.2f to %.2f |\n", what_names[what], u->name, to->name, median,
+        v[0], v[b->n_rounds - 1]);
+}
+
+static void print_ratios(const struct bench *b)
+{
+    const struct setup *one = &b->setup[0], *threads = &b->setup[1], *ranks = &b->setup[2];
+    printf("\n| ratio in the same round | median | range |\n| --- | --- | --- |\n");
+    for (enum what what = 0; what < WHAT_COUNT; what++) {
+        print_ratio(b, ranks, threads, what);
+        print_ratio(b, ranks, one, what);
+        print_ratio(b, threads, one, what);
     }
-    double steps = limits_median(rate, ROUNDS);
-    printf("| %s | decode %u | %.2f tok/s | %.1f GB/s | %.2f of read | %.2f ms |\n", name, n_seqs,
-        steps * n_seqs, steps * bytes * 1e-9, limits_median(ratio, ROUNDS),
-        limits_median(wait, ROUNDS));
-    fflush(stdout);
 }
 
-static void bench_prefill(struct run *r, struct limits *l, const char *name, uint32_t n_tokens)
-{
-    double rate[ROUNDS], ratio[ROUNDS], wait[ROUNDS];
-    // Attention adds 4 n^2 / 2 heads head_dim in each layer; the head sees one row.
-    double flop = 2 * (layer_weights * n_tokens + head_weights) +
-                  2.0 * LAYERS * HEADS * HEAD_DIM * n_tokens * n_tokens;
-    for (int i = 0; i < ROUNDS; i++) {
-        double before = limits_fma_gflops(l);
-        r->collective_us = 0;
-        uint64_t begin = clock_now_us();
-        prefill(r, 0, n_tokens);
-        rate[i] = n_tokens / since(begin);
-        wait[i] = r->collective_us / 1000;
-        double after = limits_fma_gflops(l);
-        ratio[i] = rate[i] / n_tokens * flop * 1e-9 / (0.5 * (before + after));
-    }
-    double tokens = limits_median(rate, ROUNDS);
-    printf("| %s | prefill %u | %.1f tok/s | %.1f GFLOP/s | %.2f of fp32 | %.2f ms |\n", name,
-        n_tokens, tokens, tokens / n_tokens * flop * 1e-9, limits_median(ratio, ROUNDS),
-        limits_median(wait, ROUNDS));
-    fflush(stdout);
-}
+// ---- set-ups -----------------------------------------------------------------------------------
 
-static void bench(const char *dir, uint32_t n_ranks, uint32_t n_threads)
+static void open_setup(struct bench *b, const char *dir, uint32_t n_ranks, uint32_t n_threads)
 {
+    struct setup *u = &b->setup[b->n_setups++];
     struct error err = {0};
     struct rank_options o = {.model_dir = dir,
         .random_weights = true,
+        .isa = b->s->isa,
         .threads = n_threads,
         .max_num_seqs = BATCH_MAX,
         .max_model_len = CONTEXT,
+        .max_num_batched_tokens = CONTEXT,
         .block_tokens = BLOCK,
         .kv_cache_bytes = (uint64_t)BATCH_MAX * CONTEXT * LAYERS * 2 * KV_HEADS * HEAD_DIM * 4};
-    struct run r = {.step = 1};
-    struct limits *l;
-    char name[32];
-    buf_init(&r.plan, LIMIT_PLAN_BYTES);
-    snprintf(name, sizeof name, "%u x %u", n_ranks, n_threads);
-    if (limits_open(n_ranks * n_threads, cpuid_best(), 0, &l, &err) != STATUS_OK ||
-        local_open(&o, n_ranks, &r.group, &err) != STATUS_OK)
+    enum cpu_isa isa;
+    u->n_ranks = n_ranks;
+    u->n_threads = n_threads;
+    u->run.step = 1;
+    snprintf(u->name, sizeof u->name, "%u x %u", n_ranks, n_threads);
+    buf_init(&u->run.plan, LIMIT_PLAN_BYTES);
+    if (cpuid_choose(b->s->isa, &isa, &err) != STATUS_OK ||
+        limits_open(n_ranks * n_threads, isa, LIMITS_BYTES, &u->limits, &err) != STATUS_OK ||
+        local_open(&o, n_ranks, &u->run.group, &err) != STATUS_OK)
         die(&err);
-    r.rank = local_rank(r.group);
-    prefill(&r, 0, 8);
-    bench_decode(&r, l, name, 1);
-    bench_decode(&r, l, name, 16);
-    bench_prefill(&r, l, name, 512);
-    if (local_close(r.group, &err) != STATUS_OK)
-        die(&err);
-    limits_close(l);
-    buf_deinit(&r.plan);
+    u->run.rank = local_rank(u->run.group);
+    prefill(&u->run, 0, 8);
 }
 
-struct settings {
-    int64_t ranks, threads;
+static void close_setup(struct setup *u)
+{
+    struct error err = {0};
+    if (local_close(u->run.group, &err) != STATUS_OK)
+        die(&err);
+    limits_close(u->limits);
+    buf_deinit(&u->run.plan);
+}
+
+// The folder of a model that is a config.json alone; `dir` is a template of mkdtemp.
+static void write_model(char *dir, char *path, size_t n)
+{
+    FILE *f = NULL;
+    if (mkdtemp(dir)) {
+        snprintf(path, n, "%s/config.json", dir);
+        f = fopen(path, "w");
+    }
+    if (!f || fputs(config_json, f) < 0 || fclose(f) != 0) {
+        fprintf(stderr, "decode_bench: cannot write %s/config.json\n", dir);
+        exit(1);
+    }
+}
+
+static void bench(const struct settings *s, const char *dir, FILE *samples)
+{
+    static struct bench b;
+    b.s = s;
+    if (s->ranks) {
+        open_setup(&b, dir, (uint32_t)s->ranks, (uint32_t)s->threads);
+    } else {
+        open_setup(&b, dir, 1, 1);
+        open_setup(&b, dir, 1, 2);
+        open_setup(&b, dir, 2, 1);
+    }
+    run_rounds(&b, samples);
+    print_rows(&b);
+    if (b.n_setups == SETUPS)
+        print_ratios(&b);
+    for (uint32_t i = 0; i < b.n_setups; i++)
+        close_setup(&b.setup[i]);
+}
+
+#define AT(field) offsetof(struct settings, field)
+static const struct config_row rows[] = {
+    {"ranks", CONFIG_INT, AT(ranks), "0", 0, 8, NULL, "N",
+        "Ranks of the only set-up; 0: the three usual ones in turn."},
+    {"threads", CONFIG_INT, AT(threads), "1", 1, 64, NULL, "N", "Threads of each of its ranks."},
+    {"rounds", CONFIG_INT, AT(rounds), "5", 1, ROUNDS_MAX, NULL, "N", "Samples of each row."},
+    {"steps", CONFIG_INT, AT(steps), "16", 1, 512, NULL, "N", "Steps that a sample decodes."},
+    {"prompt", CONFIG_INT, AT(prompt), "512", 1, CONTEXT - 1, NULL, "N",
+        "Tokens of the prompt that is computed."},
+    {"isa", CONFIG_TEXT, AT(isa), "auto", 0, 0, NULL, "auto|plain|avx2|avx512",
+        "Instruction set of the kernels and of the limits."},
+    {"samples", CONFIG_TEXT, AT(samples), NULL, 0, 0, NULL, "FILE",
+        "Writes each sample there, a JSON object a line."},
 };
 
 int main(int argc, char **argv)
 {
-    static const struct config_row rows[] = {
-        {"ranks", CONFIG_INT, offsetof(struct settings, ranks), "0", 0, 8, NULL, "N",
-            "Ranks of the group; 0: the usual three set-ups."},
-        {"threads", CONFIG_INT, offsetof(struct settings, threads), "1", 1, 64, NULL, "N",
-            "Threads of each rank."},
-    };
     struct settings s = {0};
     struct error err = {0};
     bool help = false;
-    if (config_parse(rows, 2, argc, argv, &s, NULL, &help, &err) != STATUS_OK)
+    size_t n_rows = sizeof rows / sizeof *rows;
+    if (config_parse(rows, n_rows, argc, argv, &s, NULL, &help, &err) != STATUS_OK)
         die(&err);
     if (help) {
-        config_help(rows, 2, stdout);
+        config_help(rows, n_rows, stdout);
         return 0;
     }
-    char dir[] = "/tmp/phalanx-decode-bench-XXXXXX", path[64];
-    FILE *f = mkdtemp(dir) ? NULL : stderr;
-    snprintf(path, sizeof path, "%s/config.json", dir);
-    f = f ? NULL : fopen(path, "w");
-    if (!f || fputs(config_json, f) < 0 || fclose(f) != 0) {
-        fprintf(stderr, "decode_bench: cannot write %s\n", path);
+    FILE *samples = s.samples ? fopen(s.samples, "w") : NULL;
+    if (s.samples && !samples) {
+        fprintf(stderr, "decode_bench: cannot write %s\n", s.samples);
         return 1;
     }
-    printf("| ranks x threads | what | rate | work | ratio | sums over ranks per step |\n"
-           "| --- | --- | --- | --- | --- | --- |\n");
-    if (s.ranks) {
-        bench(dir, (uint32_t)s.ranks, (uint32_t)s.threads);
-    } else {
-        bench(dir, 1, 1);
-        bench(dir, 1, 2);
-        bench(dir, 2, 1);
-    }
+    char dir[] = "/tmp/phalanx-decode-bench-XXXXXX", path[64];
+    write_model(dir, path, sizeof path);
+    bench(&s, dir, samples);
+    if (samples)
+        fclose(samples);
     unlink(path);
     rmdir(dir);
     return 0;

@@ -18,7 +18,8 @@ enum status limits_open(
     uint32_t n_threads, enum cpu_isa isa, size_t bytes, struct limits **out, struct error *err);
 void limits_close(struct limits *l);
 
-// Each takes about 20-60 ms and returns the median of a few passes.
+// Each takes about 30-100 ms and returns the best of a few passes: in the first the threads may
+// still share a core.
 double limits_read_gbs(struct limits *l);   // memory read, GB/s (10^9)
 double limits_fma_gflops(struct limits *l); // fp32 multiply and add, GFLOP/s
 double limits_int8_gops(struct limits *l);  // u8 x s8 into s32, multiply and add, GOP/s
