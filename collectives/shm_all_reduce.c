@@ -49,7 +49,7 @@ static enum status one_shot(struct coll_group *g, struct job *j)
     void *dst = j->buffer;
     uint8_t *slot;
     TRY(shm_slot(g, &slot));
-    g->reduce->copy(slot, j->buffer, j->bytes);
+    shm_put(g, slot, j->buffer, j->bytes);
     shm_signal(g);
     for (uint32_t r = 0; r < g->size; r++)
         src[r] = r == g->rank ? j->buffer : shm_peer_slot(g, r);
@@ -66,8 +66,8 @@ static void copy_in(const struct coll_group *g, uint8_t *slot, const uint8_t *ch
     size_t begin, n;
     slice_of(bytes, g->size, g->rank, &begin, &n);
     size_t end = n == 0 ? bytes : begin + n;
-    g->reduce->copy(slot, chunk, n == 0 ? bytes : begin);
-    g->reduce->copy(slot + end, chunk + end, bytes - end);
+    shm_put(g, slot, chunk, n == 0 ? bytes : begin);
+    shm_put(g, slot + end, chunk + end, bytes - end);
 }
 
 static enum status two_shot_chunk(struct coll_group *g, struct job *j, uint8_t *chunk, size_t bytes)
@@ -81,9 +81,10 @@ static enum status two_shot_chunk(struct coll_group *g, struct job *j, uint8_t *
     slice_of(bytes, g->size, g->rank, &begin, &n);
     for (uint32_t r = 0; r < g->size; r++)
         src[r] = (r == g->rank ? chunk : shm_peer_slot(g, r)) + begin;
-    void *dst[2] = {chunk + begin, slot + begin};
+    void *dst = chunk + begin;
     TRY(shm_wait_all(g));
-    j->reduce(dst, 2, src, g->size, n / j->element_bytes);
+    j->reduce(&dst, 1, src, g->size, n / j->element_bytes);
+    shm_put(g, slot + begin, chunk + begin, n);
     shm_signal(g);
     for (uint32_t d = 1; d < g->size; d++) {
         uint32_t peer = group_next(g, d);

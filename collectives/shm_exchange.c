@@ -32,7 +32,7 @@ static enum status push(struct coll_group *g, const struct coll_exchange_args *a
             "a block of %zu bytes for rank %u does not fit its slot of %zu", n, (unsigned)to,
             a->slot_bytes);
     if (n > 0)
-        g->reduce->copy(shm_heap(g, to) + offset + g->rank * a->slot_bytes, a->send[to], n);
+        shm_put(g, shm_heap(g, to) + offset + g->rank * a->slot_bytes, a->send[to], n);
     p->bytes = n;
     atomic_store_explicit(
         &p->done, (uint64_t)g->signature << 32 | g->shm.epoch, memory_order_release);

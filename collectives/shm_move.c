@@ -20,7 +20,7 @@ static enum status gather_chunk(
 {
     uint8_t *slot;
     TRY(shm_slot(g, &slot));
-    g->reduce->copy(slot, in, bytes);
+    shm_put(g, slot, in, bytes);
     shm_signal(g);
     for (uint32_t d = 1; d < g->size; d++) {
         uint32_t peer = group_next(g, d);
@@ -56,7 +56,7 @@ static enum status broadcast_chunk(struct coll_group *g, uint8_t *at, size_t byt
     if (g->rank == root) {
         uint8_t *slot;
         TRY(shm_slot(g, &slot));
-        g->reduce->copy(slot, at, bytes);
+        shm_put(g, slot, at, bytes);
         shm_signal(g);
     } else {
         shm_signal(g);
@@ -107,7 +107,7 @@ static enum status scatter_chunk(struct coll_group *g, const struct scatter *j, 
         if (q == g->rank)
             continue;
         n = part_of(g, j, q, at, &begin);
-        g->reduce->copy(slot + q * j->part * e, j->in + begin * e, n * e);
+        shm_put(g, slot + q * j->part * e, j->in + begin * e, n * e);
     }
     shm_signal(g);
     n = part_of(g, j, g->rank, at, &begin);
