@@ -94,6 +94,7 @@ static enum status lead(struct uplink *u, struct rank *r, struct error *err)
 static enum status run(
     const struct worker_settings *o, struct bootstrap *b, bool *ready, struct error *err)
 {
+    uint64_t begin_us = clock_now_us();
     struct uplink *u = NULL;
     struct rank *r = NULL;
     struct uplink_args args = {o->coordinator, o->model_name, (uint32_t)o->copy, b->size};
@@ -104,6 +105,7 @@ static enum status run(
         s = rank_open(&options, b, &progress, &r, err);
     if (s == STATUS_OK) {
         *ready = true;
+        log_info("ready after %.0f ms", (double)(clock_now_us() - begin_us) / 1e3);
         s = b->rank == 0 ? lead(u, r, err) : rank_follow(r, err);
     }
     if (s != STATUS_OK && u)

@@ -3,6 +3,7 @@
 
 #include "base/check.h"
 #include "base/clock.h"
+#include "base/log.h"
 
 #include <stdlib.h>
 #include <string.h>
@@ -147,6 +148,7 @@ enum status weights_open(const struct kernels *kernels, struct device *device,
     w.layer = calloc(plan->n_layers ? plan->n_layers : 1, sizeof *w.layer);
     if (!w.layer)
         return status_fail(err, STATUS_NO_MEMORY, "no memory for %u layers", plan->n_layers);
+    uint64_t begin_us = clock_now_us();
     struct loading l = {.weights = &w, .progress = progress, .total = plan->bytes};
     enum status s = bind_all(&l, plan, err);
     if (s != STATUS_OK) {
@@ -154,6 +156,8 @@ enum status weights_open(const struct kernels *kernels, struct device *device,
         return s;
     }
     report(&l, true);
+    log_info("weights: %.1f MiB in memory after %.0f ms", (double)plan->bytes / (1 << 20),
+        (double)(clock_now_us() - begin_us) / 1e3);
     *out = w;
     return STATUS_OK;
 }
