@@ -27,6 +27,8 @@ int cmd_keygen(int argc, char **argv);
 
 // Prints "phalanx NAME: sentence" and returns the exit code that fits the status.
 int cmd_fail(const char *name, const struct error *err);
+// What --help of every client command ends with: exit codes, the environment.
+void cmd_help_end(void);
 // Prints one JSON object as a line and frees it.
 void cmd_print_json(json_t *object);
 

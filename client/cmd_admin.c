@@ -15,20 +15,23 @@ struct admin_settings {
 
 static const struct config_row rows[] = {
     CMD_CONNECTION_ROWS(admin_settings),
-    {"output", CONFIG_ENUM, offsetof(struct admin_settings, output), "text", 0, 0, "text|jsonl",
-        NULL, "How to print."},
     {"timeout-ms", CONFIG_INT, offsetof(struct admin_settings, timeout_ms), "5000", 1, 3600000,
         NULL, "N", "How long to wait for an answer."},
+    // The last one: stop prints nothing.
+    {"output", CONFIG_ENUM, offsetof(struct admin_settings, output), "text", 0, 0, "text|jsonl",
+        NULL, "How to print; jsonl has a line per model."},
 };
 
-static bool parse(int argc, char **argv, const char *about, struct admin_settings *out, int *code)
+static bool parse(
+    int argc, char **argv, size_t n_rows, const char *about, struct admin_settings *out, int *code)
 {
     struct error err = {0};
     bool help = false;
-    enum status s = config_parse(rows, COUNT_OF(rows), argc, argv, out, NULL, &help, &err);
+    enum status s = config_parse(rows, n_rows, argc, argv, out, NULL, &help, &err);
     if (help) {
         printf("usage: phalanx %s [options]\n%s\n\n", argv[0], about);
-        config_help(rows, COUNT_OF(rows), stdout);
+        config_help(rows, n_rows, stdout);
+        cmd_help_end();
         *code = CMD_DONE;
         return false;
     }
@@ -63,7 +66,9 @@ int cmd_models(int argc, char **argv)
 {
     struct admin_settings settings = {0};
     int code;
-    if (!parse(argc, argv, "Lists the models of a server and their state.", &settings, &code))
+    if (!parse(argc, argv, COUNT_OF(rows),
+            "Lists the models of a server and their state: loading, ready or failed.", &settings,
+            &code))
         return code;
     struct error err = {0};
     struct phalanx_client *c = NULL;
@@ -81,8 +86,9 @@ int cmd_stop(int argc, char **argv)
 {
     struct admin_settings settings = {0};
     int code;
-    if (!parse(argc, argv, "Asks a server to finish what it has accepted and to end.", &settings,
-            &code))
+    if (!parse(argc, argv, COUNT_OF(rows) - 1,
+            "Asks a server to finish what it has accepted and to end; returns when it has agreed.",
+            &settings, &code))
         return code;
     struct error err = {0};
     struct phalanx_client *c = NULL;

@@ -11,6 +11,7 @@
 #include <ctype.h>
 #include <errno.h>
 #include <math.h>
+#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -45,14 +46,14 @@ static const struct config_row own_rows[] = {
     {"stop", CONFIG_LIST, AT(stop), NULL, 0, 0, NULL, "TEXT", "End before this text; may be repeated."},
     {"stop-token-id", CONFIG_LIST, AT(stop_token_id), NULL, 0, 0, NULL, "ID", "End at this token; may be repeated."},
     {"logit-bias", CONFIG_LIST, AT(logit_bias), NULL, 0, 0, NULL, "ID:BIAS", "Added to a logit; may be repeated."},
-    {"seed", CONFIG_TEXT, AT(seed), NULL, 0, 0, NULL, "N", "Seed of all draws; the server draws one if not given."},
+    {"seed", CONFIG_TEXT, AT(seed), NULL, 0, 0, NULL, "N", "Seed of all draws, up to 2^64 - 1; one is drawn and shown in jsonl if not given."},
     {"prompt-logprobs", CONFIG_TEXT, AT(prompt_logprobs), NULL, 0, 0, NULL, "K", "Report prompt tokens with K alternatives."},
     {"tenant", CONFIG_TEXT, AT(tenant), NULL, 0, 0, NULL, "NAME", "Whose share of the server is used."},
     {"cache-salt", CONFIG_TEXT, AT(cache_salt), NULL, 0, 0, NULL, "TEXT", "Share cached prefixes only under this salt."},
     {"timeout-ms", CONFIG_INT, AT(timeout_ms), "10000", 1, 86400000, NULL, "N", "Give up when the server is silent so long."},
 #define INT(name, type, min, max, value, help) {#name, CONFIG_INT, AT(name), #value, (double)(min), (double)(max), NULL, "N", help "."},
 #define REAL(name, open, min, max, value, help) {#name, CONFIG_FLOAT, AT(name), #value, (double)(min), (double)(max), NULL, "F", help "."},
-#define FLAG(name, value, help) {#name, CONFIG_FLAG, AT(name), #value, 0, 0, NULL, NULL, help "."},
+#define FLAG(name, value, help) {#name, CONFIG_FLAG, AT(name), value ? "true" : NULL, 0, 0, NULL, NULL, help "."},
 #include "proto/params.def"
 #undef INT
 #undef REAL
@@ -60,11 +61,17 @@ static const struct config_row own_rows[] = {
 };
 // clang-format on
 
-enum { ROWS = COUNT_OF(own_rows), NAME_BYTES = 40 };
+enum { ROWS = COUNT_OF(own_rows), NAME_BYTES = 40, POLL_MS = 100 };
+
+// What `score` takes; all the rest is about tokens that it does not generate.
+static const char *const score_options[] = {"endpoint", "curve-server-public-key", "curve-key",
+    "model", "prompt", "prompt-file", "tokens", "output", "stats", "prompt-logprobs", "tenant",
+    "cache-salt", "timeout-ms", "priority", "deadline-ms", "window", "add-special-tokens",
+    "parse-special-tokens", "skip-special-tokens"};
 
 // Names and defaults as the command line spells them: '-' for '_', 1.0 for 1.0f.
 struct generate_rows {
-    struct config_row row[ROWS];
+    struct config_row row[ROWS], score_row[COUNT_OF(score_options)];
     char name[ROWS][NAME_BYTES], value[ROWS][NAME_BYTES];
 };
 
@@ -85,6 +92,10 @@ static void make_rows(struct generate_rows *out)
             out->value[i][n - 1] = '\0';
         out->row[i].default_text = out->value[i];
     }
+    for (size_t k = 0; k < COUNT_OF(score_options); k++)
+        for (int i = 0; i < ROWS; i++)
+            if (strcmp(out->name[i], score_options[k]) == 0)
+                out->score_row[k] = out->row[i];
 }
 
 struct generate {
@@ -122,7 +133,7 @@ static enum status read_file(const char *path, struct buf *out, struct error *er
 {
     FILE *f = strcmp(path, "-") == 0 ? stdin : fopen(path, "rb");
     if (!f)
-        return status_fail(err, STATUS_INVALID, "--prompt-file: %.200s: %s", path, strerror(errno));
+        return status_fail(err, STATUS_IO, "--prompt-file: %.200s: %s", path, strerror(errno));
     char chunk[65536];
     size_t n;
     while ((n = fread(chunk, 1, sizeof chunk, f)) > 0)
@@ -226,13 +237,13 @@ static enum status take_numbers(struct generate *g, struct error *err)
 #undef REAL
 #undef FLAG
     if (o->seed) {
-        // As vLLM's a 64-bit integer; every reader of JSON that keeps 64 bits can read it back.
-        int64_t seed;
-        if (!config_int_parse(o->seed, &seed) || seed < 0)
-            return status_fail(err, STATUS_INVALID,
-                "--seed is \"%.32s\", expected a number from 0 to 2^63 - 1", o->seed);
-        m->seed = (uint64_t)seed;
+        char *end;
+        errno = 0;
+        m->seed = strtoull(o->seed, &end, 10);
         m->has_seed = 1;
+        if (errno || *end || !isdigit((unsigned char)*o->seed))
+            return status_fail(err, STATUS_INVALID,
+                "--seed is \"%.32s\", expected a number from 0 to 2^64 - 1", o->seed);
     }
     if (o->prompt_logprobs) {
         int64_t k;
@@ -272,6 +283,11 @@ static enum status take_model(struct generate *g, struct phalanx_client *c, stru
     return g->submit.model ? STATUS_OK : status_fail(err, STATUS_NO_MEMORY, "out of memory");
 }
 
+static json_t *number_json(bool there, float x)
+{
+    return there && isfinite(x) ? json_real((double)x) : json_null();
+}
+
 static json_t *text_json(ProtobufCBinaryData text)
 {
     json_t *s = json_stringn((const char *)text.data, text.len);
@@ -299,8 +315,8 @@ static void print_token(const struct generate *g, const struct phalanx_event *e)
         fflush(stdout);
         return;
     }
-    json_t *o = json_pack("{s:i, s:o}", "id", (int)t->id, "logprob",
-        t->has_logprob ? json_real((double)t->logprob) : json_null());
+    json_t *o = json_pack(
+        "{s:i, s:o}", "id", (int)t->id, "logprob", number_json(t->has_logprob, t->logprob));
     if (prompt) {
         json_object_set_new(o, "prompt_offset", json_integer(e->offset));
     } else {
@@ -310,8 +326,8 @@ static void print_token(const struct generate *g, const struct phalanx_event *e)
     }
     json_t *tops = json_array();
     for (size_t i = 0; i < t->n_top; i++)
-        json_array_append_new(tops, json_pack("{s:i, s:f}", "id", (int)t->top[i]->id, "logprob",
-                                        (double)t->top[i]->logprob));
+        json_array_append_new(tops, json_pack("{s:i, s:o}", "id", (int)t->top[i]->id, "logprob",
+                                        number_json(true, t->top[i]->logprob)));
     json_object_set_new(o, "top_logprobs", tops);
     cmd_print_json(o);
 }
@@ -331,10 +347,9 @@ static void print_stats(const Phalanx__Finish *f)
 static void print_finish(struct generate *g, const struct phalanx_event *e)
 {
     const Phalanx__Finish *f = e->finish;
-    if (f->reason && strcmp(f->reason, "error") == 0) {
-        fprintf(stderr, "phalanx generate: %s\n", f->error ? f->error : "failed");
+    bool failed = f->reason && (strcmp(f->reason, "error") == 0 || strcmp(f->reason, "abort") == 0);
+    if (failed)
         g->exit_code = CMD_FAILED;
-    }
     if (g->settings.stats)
         print_stats(f);
     if (g->settings.output == CMD_TEXT) {
@@ -343,8 +358,12 @@ static void print_finish(struct generate *g, const struct phalanx_event *e)
         if (!g->scoring)
             putchar('\n');
         fflush(stdout);
-        return;
     }
+    if (failed)
+        fprintf(stderr, "phalanx %s: %s\n", g->scoring ? "score" : "generate",
+            f->error ? f->error : "failed");
+    if (g->settings.output == CMD_TEXT)
+        return;
     json_t *stop = json_null();
     if (f->has_stop_index && f->stop_index < g->submit.n_stop)
         stop = text_json(g->submit.stop[f->stop_index]);
@@ -361,13 +380,41 @@ static void print_finish(struct generate *g, const struct phalanx_event *e)
     cmd_print_json(o);
 }
 
+static volatile sig_atomic_t interrupted;
+
+// The second Ctrl-C ends the program at once.
+static void on_interrupt(int number)
+{
+    struct sigaction again = {.sa_handler = SIG_DFL};
+    interrupted = 1;
+    sigaction(number, &again, NULL);
+}
+
+// The next event; the first Ctrl-C cancels the request, whose end is then an event as well.
+static enum status next(struct phalanx_client *c, uint64_t request, struct phalanx_event *e,
+    bool *cancelled, struct error *err)
+{
+    for (;;) {
+        enum status s = phalanx_client_next(c, POLL_MS, e, err);
+        if (s != STATUS_AGAIN)
+            return s;
+        if (interrupted && !*cancelled) {
+            *cancelled = true;
+            TRY(phalanx_client_cancel(c, request, err));
+        }
+    }
+}
+
 static enum status stream(struct generate *g, struct phalanx_client *c, struct error *err)
 {
     uint64_t request;
+    bool cancelled = false;
     TRY(phalanx_client_submit(c, &g->submit, &request, err));
+    struct sigaction action = {.sa_handler = on_interrupt};
+    sigaction(SIGINT, &action, NULL);
     for (;;) {
         struct phalanx_event e;
-        enum status s = phalanx_client_next(c, -1, &e, err);
+        enum status s = next(c, request, &e, &cancelled, err);
         if (s != STATUS_OK)
             return s;
         switch (e.kind) {
@@ -390,6 +437,18 @@ static enum status stream(struct generate *g, struct phalanx_client *c, struct e
     }
 }
 
+static const char about_generate[] =
+    "usage: phalanx generate (--prompt TEXT | --prompt-file FILE | --tokens IDS) [options]\n"
+    "Continues a prompt and streams the text. With --output jsonl: a line per token (id, logprob,\n"
+    "index, offset, text, top_logprobs), then one per sample (finish_reason, stop_reason, text "
+    "held\n"
+    "back, counts, milliseconds, seed). Ctrl-C cancels.\n";
+static const char about_score[] =
+    "usage: phalanx score (--prompt TEXT | --prompt-file FILE | --tokens IDS) [options]\n"
+    "Prints each prompt token's id and log-probability, none for the first one. With --output\n"
+    "jsonl: a line per token (id, logprob, prompt_offset, top_logprobs), then one with the "
+    "counts.\n";
+
 static int run(int argc, char **argv, bool scoring)
 {
     static struct generate_rows rows;
@@ -402,12 +461,16 @@ static int run(int argc, char **argv, bool scoring)
     make_rows(&rows);
     phalanx__submit__init(&g->submit);
     g->scoring = scoring;
-    enum status s = config_parse(rows.row, ROWS, argc, argv, &g->settings, NULL, &help, &err);
+    const struct config_row *row = scoring ? rows.score_row : rows.row;
+    size_t n_rows = scoring ? COUNT_OF(score_options) : ROWS;
+    // Defaults of all, then what is given.
+    enum status s = config_parse(rows.row, ROWS, 1, argv, &g->settings, NULL, &help, &err);
+    if (s == STATUS_OK)
+        s = config_parse(row, n_rows, argc, argv, &g->settings, NULL, &help, &err);
     if (help) {
-        printf("usage: phalanx %s [options]\n%s\n\n", argv[0],
-            scoring ? "Prints each prompt token's id and log-probability."
-                    : "Continues a prompt and streams the text.");
-        config_help(rows.row, ROWS, stdout);
+        puts(scoring ? about_score : about_generate);
+        config_help(row, n_rows, stdout);
+        cmd_help_end();
         free(g);
         return CMD_DONE;
     }

@@ -39,6 +39,13 @@ int cmd_fail(const char *name, const struct error *err)
                                           : CMD_FAILED;
 }
 
+void cmd_help_end(void)
+{
+    printf("\nA flag that is on is switched off by =false. Options can also come from the\n"
+           "environment: PHALANX_ENDPOINT for --endpoint, and so on.\n"
+           "Exit codes: 0 done, 1 failed, 2 wrong usage, 3 refused by the server.\n");
+}
+
 void cmd_print_json(json_t *object)
 {
     char *text = json_dumps(object, JSON_COMPACT | JSON_REAL_PRECISION(9));

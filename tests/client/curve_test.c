@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // CURVE with real processes: who has the right keys is served, everybody else gets a sentence and
 // an exit code in bounded time, and the server goes on.
+#include "tests/client/shell.h"
 #include "tests/e2e/cluster.h"
 
 #include "client/phalanx_client.h"
@@ -107,7 +108,7 @@ static int remove_keys(void **state)
     (void)state;
     char command[96];
     snprintf(command, sizeof command, "rm -r %s", keys);
-    return keys[0] ? system(command) : 0;
+    return keys[0] ? shell_run(command) : 0;
 }
 
 static bool skipped(void)

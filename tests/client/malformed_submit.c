@@ -64,9 +64,9 @@ static void scalar_set(Phalanx__Submit *m, int which, double to)
 
 static void try_scalar(struct wire *w, int which, double to)
 {
-    struct good g;
+    struct wire_request g;
     char row[96], part[64];
-    good_submit(&g);
+    wire_good(&g);
     scalar_set(&g.submit, which, to);
     snprintf(row, sizeof row, "%s of %g", scalars[which].name, to);
     snprintf(part, sizeof part, "%s is ", scalars[which].name);
@@ -115,30 +115,30 @@ static ProtobufCBinaryData bytes_of(const char *text)
     return (ProtobufCBinaryData){strlen(text), (uint8_t *)(uintptr_t)text};
 }
 
-static void id_of(struct good *g, size_t n)
+static void id_of(struct wire_request *g, size_t n)
 {
     g->submit.request_id = (ProtobufCBinaryData){n, filler};
 }
 
-static void model_of(struct good *g, const char *name)
+static void model_of(struct wire_request *g, const char *name)
 {
     g->submit.model = (char *)(uintptr_t)name;
 }
 
-static void text_prompt(struct good *g, const char *text)
+static void text_prompt(struct wire_request *g, const char *text)
 {
     g->submit.n_prompt_ids = 0;
     g->submit.has_prompt = 1;
     g->submit.prompt = bytes_of(text);
 }
 
-static void ids_prompt(struct good *g, uint32_t n)
+static void ids_prompt(struct wire_request *g, uint32_t n)
 {
     g->submit.prompt_ids = many_ids;
     g->submit.n_prompt_ids = n;
 }
 
-static void stops(struct good *g, size_t n, ProtobufCBinaryData each)
+static void stops(struct wire_request *g, size_t n, ProtobufCBinaryData each)
 {
     for (size_t i = 0; i < n; i++)
         texts[i] = each;
@@ -146,13 +146,13 @@ static void stops(struct good *g, size_t n, ProtobufCBinaryData each)
     g->submit.n_stop = n;
 }
 
-static void stop_ids(struct good *g, size_t n)
+static void stop_ids(struct wire_request *g, size_t n)
 {
     g->submit.stop_token_ids = many_ids;
     g->submit.n_stop_token_ids = n;
 }
 
-static void bias(struct good *g, size_t n, uint32_t id, float amount)
+static void bias(struct wire_request *g, size_t n, uint32_t id, float amount)
 {
     for (size_t i = 0; i < n; i++) {
         phalanx__logit_bias__init(&biases[i]);
@@ -168,8 +168,8 @@ static void bias(struct good *g, size_t n, uint32_t id, float amount)
 // One row: a good request, `change` made to it, and what the server says.
 #define TRY_ROW(status, part, change)                                                              \
     do {                                                                                           \
-        struct good g;                                                                             \
-        good_submit(&g);                                                                           \
+        struct wire_request g;                                                                     \
+        wire_good(&g);                                                                             \
         change;                                                                                    \
         wire_submit(w, &g.submit);                                                                 \
         wire_expect_refused(w, #change, status, part);                                             \
@@ -254,7 +254,7 @@ static void bad_utf8(struct wire *w)
 }
 
 // A text is known to be too long, or empty, only after it has been tokenized.
-static void expect_error(struct wire *w, struct good *g, const char *row, const char *part)
+static void expect_error(struct wire *w, struct wire_request *g, const char *row, const char *part)
 {
     const char *sentence;
     wire_submit(w, &g->submit);
@@ -270,7 +270,7 @@ void malformed_prompts(void **state)
 {
     (void)state;
     struct wire wire, *w = &wire;
-    struct good g0;
+    struct wire_request g0;
     wire_open(w, NULL);
     for (size_t i = 0; i <= LIMIT_CONTEXT_TOKENS; i++)
         many_ids[i] = 1;
@@ -285,11 +285,11 @@ void malformed_prompts(void **state)
     TRY_ROW("too_large", "tokens, expected at most", ids_prompt(&g, context_length + 1));
     TRY_ROW("too_large", "tokens, expected at most", ids_prompt(&g, LIMIT_CONTEXT_TOKENS));
     TRY_ROW("too_large", "prompt_ids has 1048577 ids", ids_prompt(&g, LIMIT_CONTEXT_TOKENS + 1));
-    good_submit(&g0);
+    wire_good(&g0);
     text_prompt(&g0, "");
     g0.submit.has_add_special_tokens = 1;
     expect_error(w, &g0, "a prompt without tokens", "no tokens");
-    good_submit(&g0);
+    wire_good(&g0);
     text_prompt(&g0, (const char *)filler + LIMIT_PROMPT_BYTES - 100000);
     expect_error(w, &g0, "a text longer than the context", "context");
     wire_expect_service(w);
@@ -305,8 +305,8 @@ void malformed_tenants(void **state)
     char name[32];
     wire_open(w, NULL);
     for (int i = 0; i < LIMIT_TENANTS - 1; i++) {
-        struct good g;
-        good_submit(&g);
+        struct wire_request g;
+        wire_good(&g);
         snprintf(name, sizeof name, "tenant %d", i);
         g.submit.tenant = name;
         wire_submit(w, &g.submit);

@@ -142,10 +142,10 @@ static const struct bytes_row rows[] = {
 // A good message cut off at every byte: inside its one field nothing can be understood.
 static void truncations(struct wire *w)
 {
-    struct good g;
+    struct wire_request g;
     Phalanx__ClientMessage m = PHALANX__CLIENT_MESSAGE__INIT;
     uint8_t bytes[256];
-    good_submit(&g);
+    wire_good(&g);
     m.submit = &g.submit;
     size_t n = phalanx__client_message__get_packed_size(&m);
     assert_true(n < sizeof bytes);
@@ -252,7 +252,7 @@ static void unknown_requests(struct wire *w)
     wire_expect_silence(w, "close of nobody's");
 }
 
-static void expect_conflict(struct wire *w, struct good *g, const char *row)
+static void expect_conflict(struct wire *w, struct wire_request *g, const char *row)
 {
     wire_submit(w, &g->submit);
     const Phalanx__ServerMessage *m = wire_receive(w);
@@ -266,9 +266,9 @@ static void expect_conflict(struct wire *w, struct good *g, const char *row)
 // What others may not do with a request that is there.
 static void known_requests(struct wire *w)
 {
-    struct good g;
+    struct wire_request g;
     const char *sentence;
-    good_submit(&g);
+    wire_good(&g);
     g.submit.has_window = 1;
     g.submit.window = 1;
     wire_submit(w, &g.submit);

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // The Python client of docs/protocol.md, as it stands there, against real servers: it streams what
 // the command line streams, survives the coordinator's death, cancels, and shows keys.
+#include "tests/client/shell.h"
 #include "tests/e2e/cluster.h"
 
 #include <errno.h>
@@ -20,12 +21,6 @@
 
 static char dir[64], script[96];
 static bool missing;
-
-static int run(const char *command)
-{
-    int status = system(command);
-    return WIFEXITED(status) ? WEXITSTATUS(status) : -1;
-}
 
 // What stands between ```python and ``` in the document.
 static void extract(void)
@@ -56,8 +51,8 @@ static int prepare(void **state)
 {
     (void)state;
     char command[2400];
-    missing = run(PYTHON " -c 'import zmq, zmq.auth, google.protobuf' 2>/dev/null") != 0 ||
-              run("protoc --version >/dev/null 2>&1") != 0;
+    missing = shell_run(PYTHON " -c 'import zmq, zmq.auth, google.protobuf' 2>/dev/null") != 0 ||
+              shell_run("protoc --version >/dev/null 2>&1") != 0;
     if (missing) {
         printf("skipped: no python3-zmq and python3-protobuf under " PYTHON ", or no protoc\n");
         return 0;
@@ -68,7 +63,7 @@ static int prepare(void **state)
     extract();
     snprintf(command, sizeof command, "protoc --python_out=%s -I %s/proto client.proto", dir,
         test_source_dir());
-    assert_int_equal(run(command), 0);
+    assert_int_equal(shell_run(command), 0);
     return 0;
 }
 
@@ -77,7 +72,7 @@ static int clean_up(void **state)
     (void)state;
     char command[96];
     snprintf(command, sizeof command, "rm -r %s", dir);
-    return missing ? 0 : run(command);
+    return missing ? 0 : shell_run(command);
 }
 
 // ---- the example as a process ------------------------------------------------------------------
@@ -198,7 +193,7 @@ static void make_slow_model(const char *path)
     assert_int_equal(fclose(f), 0);
     snprintf(command, sizeof command, "cp %s/tokenizer.json %s/tokenizer_config.json %s", golden(),
         golden(), path);
-    assert_int_equal(run(command), 0);
+    assert_int_equal(shell_run(command), 0);
 }
 
 static void test_kill_and_cancel(void **state)

@@ -6,6 +6,7 @@
 #include "client/phalanx_client.h"
 
 #include <signal.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <time.h>
@@ -57,7 +58,7 @@ static void take(struct stream *s, const struct phalanx_event *e)
     case PHALANX_EVENT_FINISH:
         assert_int_equal(s->reason[e->index][0], 0);
         assert_int_equal(e->finish->completion_tokens, s->n[e->index]);
-        strncpy(s->reason[e->index], e->finish->reason, sizeof s->reason[0] - 1);
+        snprintf(s->reason[e->index], sizeof s->reason[0], "%s", e->finish->reason);
         add_text(s, e->index, e->finish->text);
         break;
     case PHALANX_EVENT_ENDED:
