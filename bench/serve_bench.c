@@ -23,7 +23,7 @@ enum { FIRST_PLAIN_ID = 300, ROUNDS_MAX = 100, TARGETS_MAX = 2 };
 
 struct settings {
     const char *endpoint, *http, *model;
-    int64_t clients, requests, prompt_tokens, output_tokens, rounds, vocab_size, seed;
+    int64_t clients, requests, prompt_tokens, output_tokens, rounds, warm_up, vocab_size, seed;
     int output;
 };
 
@@ -38,6 +38,7 @@ static const struct config_row rows[] = {
     {"prompt-tokens", CONFIG_INT, AT(prompt_tokens), "64", 1, 65536, NULL, "N", "Length of each prompt."},
     {"output-tokens", CONFIG_INT, AT(output_tokens), "64", 1, 65536, NULL, "N", "Tokens asked for."},
     {"rounds", CONFIG_INT, AT(rounds), "3", 1, ROUNDS_MAX, NULL, "N", "Rounds; targets take turns."},
+    {"warm-up", CONFIG_INT, AT(warm_up), "1", 0, ROUNDS_MAX, NULL, "N", "Rounds before those that count."},
     {"vocab-size", CONFIG_INT, AT(vocab_size), "32000", FIRST_PLAIN_ID + 1, 1048576, NULL, "N", "Prompt ids are below this."},
     {"seed", CONFIG_INT, AT(seed), "1", 0, 4294967295.0, NULL, "N", "Of the prompts."},
     {"output", CONFIG_ENUM, AT(output), "text", 0, 0, "text|jsonl", NULL, "How to print."},
@@ -271,13 +272,14 @@ static void print_end(
             name, rate, ttft, most, tpot);
 }
 
-// Rounds of all targets in turn; round 0 warms up and is not printed.
+// Rounds of all targets in turn.
 static enum status bench(const struct settings *o, struct load *load, int n, struct error *err)
 {
     static struct figures figures[TARGETS_MAX][ROUNDS_MAX];
     struct figures warm;
-    for (int t = 0; t < n; t++)
-        TRY(run_round(&load[t], 0, &warm, err));
+    for (int64_t r = 0; r < o->warm_up; r++)
+        for (int t = 0; t < n; t++)
+            TRY(run_round(&load[t], (uint32_t)(o->rounds + r) + 1, &warm, err));
     print_head(o);
     for (int64_t r = 0; r < o->rounds; r++)
         for (int t = 0; t < n; t++) {

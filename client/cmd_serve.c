@@ -47,7 +47,7 @@ static const struct config_row rows[] = {
     {"threads-per-rank", CONFIG_INT, AT(threads), "0", 0, 1024, NULL, "N", "CPU threads of each rank; 0: this machine's cores divided among the ranks."},
     {"max-model-len", CONFIG_INT, AT(max_model_len), "0", 0, LIMIT_CONTEXT_TOKENS, NULL, "N", "Longest prompt and output together, in tokens; 0: what the model declares, or less if the KV cache holds less."},
     {"max-num-seqs", CONFIG_INT, AT(max_num_seqs), "64", 1, LIMIT_SLOTS, NULL, "N", "Sequences that are computed at once; others wait."},
-    {"max-num-batched-tokens", CONFIG_INT, AT(max_num_batched_tokens), "256", 1, LIMIT_STEP_TOKENS, NULL, "N", "Tokens of one step; longer prompts are computed in chunks beside the sequences that decode."},
+    {"max-num-batched-tokens", CONFIG_INT, AT(max_num_batched_tokens), "128", 1, LIMIT_STEP_TOKENS, NULL, "N", "Tokens of one step; longer prompts are computed in chunks beside the sequences that decode."},
     {"kv-cache-memory", CONFIG_BYTES, AT(kv_cache_memory), "0", 0, 0, NULL, "BYTES", "KV cache of each rank, such as 512MiB; 0: half of the free memory, or what max-num-seqs can use."},
     {"kv-cache-dtype", CONFIG_ENUM, AT(kv_cache_dtype), "auto", 0, 0, DTYPES, NULL, "Element type of the KV cache; auto is f32 on CPUs."},
     {"block-size", CONFIG_INT, AT(block_size), "16", 8, LIMIT_BLOCK_TOKENS, NULL, "N", "Tokens of a KV block, a power of two; prefixes are shared in whole blocks."},
@@ -108,8 +108,7 @@ static void coordinator_args(struct serve *s)
     add_common(c, s);
     supervisor_add_text(c, "--endpoint", s->endpoint);
     supervisor_add_text(c, "--worker-endpoint", s->worker_endpoint);
-    if (o->curve_server_key)
-        supervisor_add_text(c, "--control-endpoint", s->control_endpoint);
+    supervisor_add_text(c, "--control-endpoint", s->control_endpoint);
     supervisor_add_text(c, "--curve-server-key", o->curve_server_key);
     supervisor_add_text(c, "--curve-authorized-clients", o->curve_authorized_clients);
     supervisor_add_number(c, "--tensor-parallel-degree", o->degree);
@@ -302,8 +301,8 @@ static bool supervise(struct serve *s)
     v->name = s->name;
     v->endpoint = s->endpoint;
     v->worker_endpoint = s->worker_endpoint;
-    // Where clients need keys, the supervisor asks on a path of its own.
-    v->ask_endpoint = s->settings.curve_server_key ? s->control_endpoint : s->endpoint;
+    // A path of its own: the public one may need keys, or belong to another server.
+    v->ask_endpoint = s->control_endpoint;
     v->block_tokens = (uint32_t)s->settings.block_size;
     return supervisor_run(v);
 }
