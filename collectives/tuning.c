@@ -12,8 +12,8 @@
 // Measured on two cores; phalanx-coll-bench shows the rows beside each other. With more ranks the
 // two signals of two_shot cost more than the extra reading of one_shot for longer.
 static const struct tuning_row built_in[] = {
-    {"host", .ranks = 2, .max_bytes = 8192, .algorithm = TUNING_ONE_SHOT},
-    {"host", .ranks = 2, .symmetric = true, .max_bytes = 2048, .algorithm = TUNING_ONE_SHOT},
+    {"host", .ranks = 2, .max_bytes = 65536, .algorithm = TUNING_ONE_SHOT},
+    {"host", .ranks = 2, .symmetric = true, .max_bytes = 4096, .algorithm = TUNING_ONE_SHOT},
     {"host", .ranks = 0, .max_bytes = 32768, .algorithm = TUNING_ONE_SHOT},
     {"host", .ranks = 0, .symmetric = true, .max_bytes = 16384, .algorithm = TUNING_ONE_SHOT},
 };

@@ -165,6 +165,99 @@ static void test_killed(void **state)
         assert_int_equal(ranks_fork(4, killed, &us, 4), 0);
 }
 
+// A thread of the victim ends or stops its process wherever its calls are at that moment.
+struct strike {
+    uint32_t after_us;
+    int signal;
+};
+
+static void *strike_main(void *arg)
+{
+    const struct strike *s = arg;
+    clock_sleep_us(s->after_us);
+    kill(getpid(), s->signal);
+    return NULL;
+}
+
+// One call of every kind in turn.
+static enum status any_call(struct coll_group *g, uint64_t i, float *heap, float *slots)
+{
+    static float x[30000], y[30000];
+    const void *send[8] = {x, x, x, x, x, x, x, x};
+    size_t bytes[8], got[8];
+    for (uint32_t q = 0; q < 8; q++)
+        bytes[q] = 3000;
+    switch (i % 7) {
+    case 0:
+        return coll_all_reduce(
+            g, &(struct coll_all_reduce_args){.buffer = heap, .count = 20000, .symmetric = true});
+    case 1:
+        return coll_broadcast(g, x, sizeof x, (uint32_t)i % coll_size(g), NULL);
+    case 2:
+        return coll_all_gather(g, x, y, sizeof y / 8, NULL);
+    case 3:
+        return coll_reduce_scatter(g, x, y, 30000, DTYPE_F32, COLL_SUM, NULL);
+    case 4:
+        return coll_exchange(g, &(struct coll_exchange_args){.counts = COLL_COUNTS_BOUNDED,
+                                    .peers = ((uint64_t)1 << coll_size(g)) - 1,
+                                    .send = send,
+                                    .send_bytes = bytes,
+                                    .receive = slots,
+                                    .slot_bytes = 3000,
+                                    .receive_bytes = got});
+    case 5:
+        return coll_all_reduce_norm(g, &(struct coll_all_reduce_norm_args){.x = heap,
+                                           .n_rows = 4,
+                                           .dim = 5000,
+                                           .symmetric = true,
+                                           .residual = x,
+                                           .eps = 1e-5f,
+                                           .out = y});
+    default:
+        return reduce(g, i % 60000, COLL_SUM);
+    }
+}
+
+static int struck(struct bootstrap *b, void *context)
+{
+    struct strike *strike = context;
+    bool stops = strike->signal == SIGSTOP;
+    struct coll_group *g;
+    pthread_t t;
+    pid_t pids[COLL_RANKS_MAX], mine = getpid();
+    WANT_OK(b->all_gather(b, &mine, sizeof mine, pids, NULL));
+    WANT(ranks_group(b, HEAP, stops ? 200 : DEADLINE_MS, &g) == 0);
+    float *heap = coll_heap_take(g, 20000 * 4), *slots = coll_heap_take(g, 8 * 3000);
+    uint32_t victim = strike->after_us % b->size;
+    if (b->rank == victim)
+        WANT(pthread_create(&t, NULL, strike_main, strike) == 0);
+    uint64_t start = clock_now_us();
+    enum status s = STATUS_OK;
+    for (uint64_t i = 0; s == STATUS_OK; i++) {
+        s = any_call(g, i, heap, slots);
+        WANT(clock_now_us() - start < SOON_US);
+    }
+    WANT(s == (stops ? STATUS_TIMEOUT : STATUS_PEER_GONE));
+    WANT(coll_barrier(g, NULL) == s);
+    coll_destroy(g);
+    if (stops && b->rank == (victim + 1) % b->size) {
+        clock_sleep_us(50000); // the others have seen it by now
+        kill(pids[victim], SIGCONT);
+    }
+    return 0;
+}
+
+static void test_struck(void **state)
+{
+    (void)state;
+    for (uint32_t i = 0; i < 24; i++) {
+        struct strike s = {.after_us = (uint32_t)(ranks_random(21, 0, i) % 6000),
+            .signal = i % 4 == 3 ? SIGSTOP : SIGKILL};
+        uint32_t n = 2 + i % 4, victim = s.after_us % n;
+        assert_int_equal(ranks_fork(n, struck, &s, (uint64_t)1 << victim), 0);
+    }
+}
+
 // A timer in the parent would race with the calls; the rank stops itself instead, and is continued
 // by a survivor that has seen the timeout.
 static int stopped(struct bootstrap *b, void *context)
@@ -368,6 +461,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_mismatch),
         cmocka_unit_test(test_killed),
+        cmocka_unit_test(test_struck),
         cmocka_unit_test(test_stopped),
         cmocka_unit_test(test_aborted),
         cmocka_unit_test(test_left),
