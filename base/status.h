@@ -7,6 +7,10 @@
 #ifndef PHALANX_BASE_STATUS_H
 #define PHALANX_BASE_STATUS_H
 
+#ifdef __cplusplus
+extern "C" {
+#endif
+
 enum status {
 #define X(NAME, name, class, text) STATUS_##NAME,
 #include "base/status.def"
@@ -49,5 +53,9 @@ enum status status_fail(struct error *err, enum status s, const char *format, ..
         if (try_status_ != STATUS_OK)                                                              \
             return try_status_;                                                                    \
     } while (0)
+
+#ifdef __cplusplus
+}
+#endif
 
 #endif

@@ -12,7 +12,8 @@ __global__ void __launch_bounds__(512)
     constexpr unsigned each = PAD_PACKETS * 8 / sizeof(T);
     pad_place p;
     bool fine = pad_begin(g, p);
-    for (size_t at = (size_t)blockIdx.x * each; fine && at < count; at += (size_t)gridDim.x * each) {
+    for (size_t at = (size_t)blockIdx.x * each; fine && at < count;
+         at += (size_t)gridDim.x * each) {
         unsigned n = (unsigned)(count - at < each ? count - at : each);
         fine = packets_piece<OP>(g, p, in + at, n, store_sink<T>{out + at});
     }
@@ -26,7 +27,8 @@ __global__ void __launch_bounds__(512)
     constexpr unsigned each = PAD_PART_BYTES / sizeof(T);
     pad_place p;
     bool fine = pad_begin(g, p);
-    for (size_t at = (size_t)blockIdx.x * each; fine && at < count; at += (size_t)gridDim.x * each) {
+    for (size_t at = (size_t)blockIdx.x * each; fine && at < count;
+         at += (size_t)gridDim.x * each) {
         unsigned n = (unsigned)(count - at < each ? count - at : each);
         fine = one_shot_piece<OP>(g, p, in + at, n, store_sink<T>{out + at});
     }
@@ -40,7 +42,8 @@ __global__ void __launch_bounds__(512)
     const unsigned each = g.size * (unsigned)(PAD_PART_BYTES / sizeof(T));
     pad_place p;
     bool fine = pad_begin(g, p);
-    for (size_t at = (size_t)blockIdx.x * each; fine && at < count; at += (size_t)gridDim.x * each) {
+    for (size_t at = (size_t)blockIdx.x * each; fine && at < count;
+         at += (size_t)gridDim.x * each) {
         unsigned n = (unsigned)(count - at < each ? count - at : each);
         fine = two_shot_piece<OP>(g, p, in + at, out + at, n);
     }
@@ -132,8 +135,7 @@ size_t pieces(size_t bytes, size_t each)
     return (bytes + each - 1) / each;
 }
 
-template <class OP, class T>
-cudaError_t start(const job &j, enum coll_device_algorithm algorithm)
+template <class OP, class T> cudaError_t start(const job &j, enum coll_device_algorithm algorithm)
 {
     const coll_device *d = j.d;
     const T *in = static_cast<const T *>(j.a->in);
@@ -143,8 +145,8 @@ cudaError_t start(const job &j, enum coll_device_algorithm algorithm)
         return device_launch(d, device_blocks(d, pieces(j.bytes, each)), 0, j.a->stream);
     };
     if (j.a->symmetric)
-        return phx_launch(
-            config((size_t)d->threads * 16 * j.g.size), symmetric_kernel<OP, T>, j.g, j.offset, count);
+        return phx_launch(config((size_t)d->threads * 16 * j.g.size), symmetric_kernel<OP, T>, j.g,
+            j.offset, count);
     if (algorithm == COLL_DEVICE_PACKETS)
         return phx_launch(config(PAD_PACKETS * 8), packets_kernel<OP, T>, j.g, in, out, count);
     if (algorithm == COLL_DEVICE_ONE_SHOT)
@@ -164,12 +166,13 @@ template <class OP, class T> cudaError_t start_scatter(const job &j, enum coll_d
 
 typedef cudaError_t start_fn(const job &j, enum coll_device_algorithm algorithm);
 
-start_fn *const reduces[2][3] = {{start<op_sum, float>, start<op_sum, phx_f16>,
-                                     start<op_sum, phx_bf16>},
+start_fn *const reduces[2][3] = {
+    {start<op_sum, float>, start<op_sum, phx_f16>, start<op_sum, phx_bf16>},
     {start<op_max, float>, start<op_max, phx_f16>, start<op_max, phx_bf16>}};
-start_fn *const scatters[2][3] = {{start_scatter<op_sum, float>, start_scatter<op_sum, phx_f16>,
-                                      start_scatter<op_sum, phx_bf16>},
-    {start_scatter<op_max, float>, start_scatter<op_max, phx_f16>, start_scatter<op_max, phx_bf16>}};
+start_fn *const scatters[2][3] = {
+    {start_scatter<op_sum, float>, start_scatter<op_sum, phx_f16>, start_scatter<op_sum, phx_bf16>},
+    {start_scatter<op_max, float>, start_scatter<op_max, phx_f16>,
+        start_scatter<op_max, phx_bf16>}};
 
 } // namespace
 
@@ -200,8 +203,8 @@ enum status coll_device_all_reduce(
     if (d->group.size == 1 && a->in == a->out)
         return STATUS_OK;
     j.g = device_call(d, DEVICE_ALL_REDUCE, a->count,
-        (uint64_t)type | (uint64_t)a->max << 8 | (uint64_t)a->symmetric << 16,
-        (uint64_t)algorithm, j.offset);
+        (uint64_t)type | (uint64_t)a->max << 8 | (uint64_t)a->symmetric << 16, (uint64_t)algorithm,
+        j.offset);
     return device_started(reduces[a->max][type](j, algorithm), "all_reduce", err);
 }
 
@@ -216,6 +219,5 @@ enum status coll_device_reduce_scatter(
         return status_fail(err, STATUS_TOO_LARGE, "reduce_scatter of %zu elements", a->count);
     TRY(coll_device_poll(d, err));
     j.g = device_call(d, DEVICE_REDUCE_SCATTER, a->count, (uint64_t)type | (uint64_t)a->max << 8);
-    return device_started(
-        scatters[a->max][type](j, COLL_DEVICE_AUTO), "reduce_scatter", err);
+    return device_started(scatters[a->max][type](j, COLL_DEVICE_AUTO), "reduce_scatter", err);
 }

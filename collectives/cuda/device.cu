@@ -26,8 +26,8 @@ static enum status check_args(const struct coll_device_args *a, struct error *er
             (int)DEVICE_THREADS);
     for (uint32_t r = 0; r < a->size; r++)
         if (a->pads[r] == NULL || ((size_t)a->pads[r] & 255) != 0)
-            return status_fail(err, STATUS_INVALID, "the pad of rank %u is not aligned to 256",
-                (unsigned)r);
+            return status_fail(
+                err, STATUS_INVALID, "the pad of rank %u is not aligned to 256", (unsigned)r);
     return STATUS_OK;
 }
 
@@ -121,8 +121,8 @@ void coll_device_set_epoch(void *pad, uint32_t epoch)
 }
 
 // FNV-1a over the words, folded.
-pad_group device_call(const coll_device *d, device_operation op, uint64_t a, uint64_t b,
-    uint64_t c, uint64_t e)
+pad_group device_call(
+    const coll_device *d, device_operation op, uint64_t a, uint64_t b, uint64_t c, uint64_t e)
 {
     const uint64_t words[] = {(uint64_t)op, a, b, c, e, d->group.size, d->group.blocks};
     uint64_t h = 0xcbf29ce484222325ull;
@@ -157,8 +157,8 @@ enum status device_started(cudaError_t e, const char *what, struct error *err)
 {
     if (e == cudaSuccess)
         return STATUS_OK;
-    return status_fail(err, STATUS_DEVICE_FAILED, "%s did not start: %s", what,
-        cudaGetErrorString(e));
+    return status_fail(
+        err, STATUS_DEVICE_FAILED, "%s did not start: %s", what, cudaGetErrorString(e));
 }
 
 size_t device_heap_offset(const coll_device *d, const void *p, size_t bytes)

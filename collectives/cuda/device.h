@@ -37,8 +37,8 @@ struct coll_device_args {
     void *const *pads;        // [size], each coll_device_pad_bytes, aligned to 256
     void *const *heaps;       // [size], aligned to 256; NULL: no symmetric operations
     size_t heap_bytes;
-    void *multicast_heap;  // the heaps of all ranks as one address (sm_90, NVSwitch), or NULL
-    uint32_t timeout_ms;   // from the start of a kernel; 0: 5,000
+    void *multicast_heap; // the heaps of all ranks as one address (sm_90, NVSwitch), or NULL
+    uint32_t timeout_ms;  // from the start of a kernel; 0: 5,000
 };
 
 size_t coll_device_pad_bytes(uint32_t size, uint32_t blocks);
@@ -60,8 +60,8 @@ enum coll_device_algorithm {
     COLL_DEVICE_ALGORITHM_COUNT
 };
 
-// buffer[i] = sum (or, `max`, maximum) over ranks, in place; f32, f16, bf16. `symmetric`: the buffer
-// lies in the heap at the same offset on all ranks.
+// buffer[i] = sum (or, `max`, maximum) over ranks, in place; f32, f16, bf16. `symmetric`: the
+// buffer lies in the heap at the same offset on all ranks.
 struct coll_device_reduce_args {
     const void *in;
     void *out; // all-reduce: may be equal to in
@@ -87,11 +87,11 @@ enum status coll_device_barrier(struct coll_device *d, void *stream, struct erro
 // residual += scale * sum over ranks of x, the sum rounded to x's type; out = RMSNorm(residual) *
 // (offset + weight), in the order of kernels/cpu/canon.h: the bits of all-reduce and norm in turn.
 struct coll_device_norm_args {
-    const void *x;   // [rows, dim] of dtype
-    float *residual; // [rows, dim], in and out; equal on all ranks
-    const void *weight; // [dim]; NULL: ones
+    const void *x;                             // [rows, dim] of dtype
+    float *residual;                           // [rows, dim], in and out; equal on all ranks
+    const void *weight;                        // [dim]; NULL: ones
     enum dtype dtype, weight_dtype, out_dtype; // f32, f16 or bf16
-    void *out;          // [rows, dim]
+    void *out;                                 // [rows, dim]
     uint32_t rows, dim;
     float scale, offset, eps;
     void *stream;
@@ -103,10 +103,10 @@ enum status coll_device_norm(
 // slots of the receivers' heaps; pairs outside of `peers` cost nothing.
 struct coll_device_exchange_args {
     uint64_t peers;
-    const void *send[COLL_DEVICE_RANKS_MAX];    // device memory
-    size_t send_bytes[COLL_DEVICE_RANKS_MAX];   // unless device_counts
-    const uint64_t *device_counts;              // [size] in device memory, or NULL
-    bool fixed;                                 // receive_bytes must come
+    const void *send[COLL_DEVICE_RANKS_MAX];  // device memory
+    size_t send_bytes[COLL_DEVICE_RANKS_MAX]; // unless device_counts
+    const uint64_t *device_counts;            // [size] in device memory, or NULL
+    bool fixed;                               // receive_bytes must come
     size_t receive_bytes[COLL_DEVICE_RANKS_MAX];
     uint64_t *received; // [size] in device memory: what came; or NULL
     void *receive;      // in the heap, size * slot_bytes

@@ -64,8 +64,8 @@ __device__ inline bool conclude(const pad_group &g, const pad_place &p, const ex
     return true;
 }
 
-__global__ void __launch_bounds__(512) exchange_kernel(
-    const __grid_constant__ pad_group g, const __grid_constant__ exchange_call c)
+__global__ void __launch_bounds__(512)
+    exchange_kernel(const __grid_constant__ pad_group g, const __grid_constant__ exchange_call c)
 {
     pad_place p;
     if (pad_begin(g, p)) {
@@ -83,8 +83,8 @@ __global__ void __launch_bounds__(512) exchange_kernel(
     pad_end(g, p);
 }
 
-enum status check_args(const coll_device *d, const coll_device_exchange_args *a, size_t *offset,
-    struct error *err)
+enum status check_args(
+    const coll_device *d, const coll_device_exchange_args *a, size_t *offset, struct error *err)
 {
     unsigned size = d->group.size;
     size_t all;

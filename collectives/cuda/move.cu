@@ -62,8 +62,8 @@ size_t pieces(size_t bytes)
 
 } // namespace
 
-enum status coll_device_all_gather(struct coll_device *d, const void *in, void *out, size_t bytes,
-    void *stream, struct error *err)
+enum status coll_device_all_gather(
+    struct coll_device *d, const void *in, void *out, size_t bytes, void *stream, struct error *err)
 {
     TRY(coll_device_poll(d, err));
     phx_launch_config l = device_launch(d, device_blocks(d, pieces(bytes)), 0, stream);
@@ -76,8 +76,8 @@ enum status coll_device_broadcast(struct coll_device *d, void *buffer, size_t by
     void *stream, struct error *err)
 {
     if (root >= d->group.size)
-        return status_fail(err, STATUS_INVALID, "broadcast from rank %u of %u", (unsigned)root,
-            d->group.size);
+        return status_fail(
+            err, STATUS_INVALID, "broadcast from rank %u of %u", (unsigned)root, d->group.size);
     TRY(coll_device_poll(d, err));
     phx_launch_config l = device_launch(d, device_blocks(d, pieces(bytes)), 0, stream);
     return device_started(

@@ -29,8 +29,8 @@ SUM_LOAD(phx_bf16, ".acc::f32.v4.bf16x2")
 
 __device__ __forceinline__ void spread_store(void *p, uint4 v)
 {
-    asm volatile("multimem.st.relaxed.sys.global.v4.f32 [%0], {%1, %2, %3, %4};" ::"l"(p),
-                 "r"(v.x), "r"(v.y), "r"(v.z), "r"(v.w)
+    asm volatile("multimem.st.relaxed.sys.global.v4.f32 [%0], {%1, %2, %3, %4};" ::"l"(p), "r"(v.x),
+                 "r"(v.y), "r"(v.z), "r"(v.w)
                  : "memory");
 }
 #endif
@@ -76,8 +76,8 @@ enum status device_multicast(
 #else
     TRY(coll_device_poll(d, err));
     unsigned type = device_type(a->dtype);
-    pad_group g = device_call(
-        d, DEVICE_ALL_REDUCE, a->count, type, (uint64_t)COLL_DEVICE_MULTICAST, offset);
+    pad_group g =
+        device_call(d, DEVICE_ALL_REDUCE, a->count, type, (uint64_t)COLL_DEVICE_MULTICAST, offset);
     size_t each = (size_t)d->threads * 16 * g.size;
     phx_launch_config l =
         device_launch(d, device_blocks(d, (bytes + each - 1) / each), 0, a->stream);

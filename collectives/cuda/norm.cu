@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-// All-reduce, residual and RMSNorm in one kernel; a block does whole rows, each in pieces of packets.
-// The sum of squares runs in the sixteen lanes of kernels/cpu/canon.h, so a half warp does it.
+// All-reduce, residual and RMSNorm in one kernel; a block does whole rows, each in pieces of
+// packets. The sum of squares runs in the sixteen lanes of kernels/cpu/canon.h, so a half warp does
+// it.
 #include "collectives/cuda/device.cuh"
 
 namespace

@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 // The pad of a rank, and how blocks wait for each other.
 //
-//   pad: | head: counters, flags | packets[block][parity][source] | parts[block][parity][stage][source] |
+//   pad: | head: counters, flags | packets[block][parity][source] |
+//   parts[block][parity][stage][source] |
 //
 // Block b of a rank works only with block b of the others: it has its own counters, flags and
 // buffers, so blocks need not wait for each other within a rank, and a launch with fewer blocks
@@ -13,7 +14,8 @@
 // buffers of turn t only when all have finished turn t - 2, and it knows that: it has seen a flag
 // of turn t - 1 from each of them.
 //
-// Order of memory: data, __syncthreads, release of the flag; acquire of the flag, __syncthreads, data.
+// Order of memory: data, __syncthreads, release of the flag; acquire of the flag, __syncthreads,
+// data.
 #ifndef PHALANX_COLLECTIVES_CUDA_PAD_CUH
 #define PHALANX_COLLECTIVES_CUDA_PAD_CUH
 
@@ -107,7 +109,7 @@ __device__ __forceinline__ bool pad_reached(phx_u64 word, unsigned epoch)
 }
 
 // Ends the group: the first record of a rank stays, its host and all peers are told. Always false.
-__device__ inline bool pad_raise(
+__device__ __forceinline__ bool pad_raise(
     const pad_group &g, const pad_place &p, pad_code code, unsigned culprit, unsigned phase)
 {
     phx_u64 record = (phx_u64)code << 56 | (phx_u64)g.rank << 48 | (phx_u64)culprit << 40 |
@@ -122,7 +124,7 @@ __device__ inline bool pad_raise(
 }
 
 // Whether nobody has ended the group.
-__device__ inline bool pad_well(const pad_group &g, const pad_place &p)
+__device__ __forceinline__ bool pad_well(const pad_group &g, const pad_place &p)
 {
     pad_head *own = g.pads[g.rank];
     if (phx_load_relaxed_sys(&own->error) != 0)
@@ -139,8 +141,8 @@ __device__ inline bool pad_well(const pad_group &g, const pad_place &p)
 }
 
 // A look around after many polls; false when waiting has no use any more.
-__device__ inline bool pad_look(const pad_group &g, const pad_place &p, const phx_u64 *word,
-    unsigned peer, unsigned phase)
+__device__ __forceinline__ bool pad_look(
+    const pad_group &g, const pad_place &p, const phx_u64 *word, unsigned peer, unsigned phase)
 {
     if (!pad_well(g, p))
         return false;
@@ -155,8 +157,8 @@ __device__ inline bool pad_look(const pad_group &g, const pad_place &p, const ph
 }
 
 // Waits until `peer` has raised its flag for this piece.
-__device__ inline bool pad_await(const pad_group &g, const pad_place &p, const phx_u64 *word,
-    unsigned peer, unsigned phase)
+__device__ __forceinline__ bool pad_await(
+    const pad_group &g, const pad_place &p, const phx_u64 *word, unsigned peer, unsigned phase)
 {
     for (unsigned polls = 1;; polls++) {
         phx_u64 got = phx_load_acquire_sys(word);
@@ -170,15 +172,15 @@ __device__ inline bool pad_await(const pad_group &g, const pad_place &p, const p
     }
 }
 
-__device__ __forceinline__ phx_u64 *pad_flag(const pad_group &g, const pad_place &p, unsigned owner,
-    unsigned phase, unsigned source)
+__device__ __forceinline__ phx_u64 *pad_flag(
+    const pad_group &g, const pad_place &p, unsigned owner, unsigned phase, unsigned source)
 {
     return &g.pads[owner]->flags[blockIdx.x][phase][p.parity()][source];
 }
 
 // Every kernel begins with it and ends with pad_end; false: the group has ended. The host's word is
 // looked at only in long waits, because it lies across the bus.
-__device__ inline bool pad_begin(const pad_group &g, pad_place &p)
+__device__ __forceinline__ bool pad_begin(const pad_group &g, pad_place &p)
 {
     const pad_counters &c = g.pads[g.rank]->counters[blockIdx.x];
     p.epoch = c.epoch;
@@ -188,7 +190,7 @@ __device__ inline bool pad_begin(const pad_group &g, pad_place &p)
     return __syncthreads_and(well) != 0;
 }
 
-__device__ inline void pad_end(const pad_group &g, const pad_place &p)
+__device__ __forceinline__ void pad_end(const pad_group &g, const pad_place &p)
 {
     __syncthreads();
     if (threadIdx.x == 0) {
@@ -199,7 +201,7 @@ __device__ inline void pad_end(const pad_group &g, const pad_place &p)
 }
 
 // The next piece: of an exchange (only pairs meet), or of an operation in which all meet.
-__device__ inline void pad_next(const pad_group &g, pad_place &p, bool all_meet)
+__device__ __forceinline__ void pad_next(const pad_group &g, pad_place &p, bool all_meet)
 {
     p.epoch++;
     p.turn += all_meet;
@@ -207,8 +209,9 @@ __device__ inline void pad_next(const pad_group &g, pad_place &p, bool all_meet)
         phx_store_release_sys(&g.pads[g.rank]->now[blockIdx.x], pad_word(g, p));
 }
 
-// All ranks: what each block has written before, to its own or to others' memory, may be read after.
-__device__ inline bool pad_meet(const pad_group &g, const pad_place &p, unsigned phase)
+// All ranks: what each block has written before, to its own or to others' memory, may be read
+// after.
+__device__ __forceinline__ bool pad_meet(const pad_group &g, const pad_place &p, unsigned phase)
 {
     unsigned peer = threadIdx.x;
     bool fine = true;

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-// Pieces: what one block moves and sums between two steps of its counters. An operation is a list of
-// pieces that its blocks take in turn; sums are handed, still in f32, to a function of the caller.
+// Pieces: what one block moves and sums between two steps of its counters. An operation is a list
+// of pieces that its blocks take in turn; sums are handed, still in f32, to a function of the
+// caller.
 #ifndef PHALANX_COLLECTIVES_CUDA_PIECES_CUH
 #define PHALANX_COLLECTIVES_CUDA_PIECES_CUH
 
@@ -51,8 +52,7 @@ __device__ __forceinline__ void pack_store(T *p, const pack<T, N> &v, unsigned v
             p[i] = v.e[i];
 }
 
-template <class T, unsigned N>
-__device__ __forceinline__ pack<T, N> pack_round(const float *f)
+template <class T, unsigned N> __device__ __forceinline__ pack<T, N> pack_round(const float *f)
 {
     pack<T, N> v;
 #pragma unroll
@@ -122,8 +122,7 @@ __device__ __forceinline__ phx_pair packet_of(const pack<T, 8 / sizeof(T)> &v, u
     return {flag | d.x, flag | d.y};
 }
 
-template <class T>
-__device__ __forceinline__ pack<T, 8 / sizeof(T)> packet_data(const phx_pair &v)
+template <class T> __device__ __forceinline__ pack<T, 8 / sizeof(T)> packet_data(const phx_pair &v)
 {
     const uint2 d = {(unsigned)v.a, (unsigned)v.b};
     return *reinterpret_cast<const pack<T, 8 / sizeof(T)> *>(&d);
@@ -156,8 +155,8 @@ __device__ __forceinline__ bool packets_take(
     }
 }
 
-// count * sizeof(T) <= PAD_PACKETS * 8. A thread reads and writes the same elements, so the sink may
-// write to `in`.
+// count * sizeof(T) <= PAD_PACKETS * 8. A thread reads and writes the same elements, so the sink
+// may write to `in`.
 template <class OP, class T, class SINK>
 __device__ inline bool packets_piece(
     const pad_group &g, pad_place &p, const T *in, unsigned count, const SINK &sink)
@@ -206,10 +205,9 @@ __device__ inline void parts_sum(
 #pragma unroll
         for (unsigned r = 0; r < PAD_RANKS; r++)
             if (r < g.size) {
-                const T *from = r == g.rank
-                                    ? own
-                                    : reinterpret_cast<const T *>(
-                                          pad_part(g, g.rank, p.parity(), 0, r));
+                const T *from = r == g.rank ? own
+                                            : reinterpret_cast<const T *>(
+                                                  pad_part(g, g.rank, p.parity(), 0, r));
                 pack_add<OP>(sum, pack_load<T, N>(from + i, count - i), r == 0);
             }
         sink.template take<N>(i, sum, count - i);
@@ -273,8 +271,7 @@ __device__ inline bool two_shot_piece(
     for (unsigned s = 1; s < g.size; s++) {
         unsigned r = piece_peer(g, s);
         piece_slice cut = slice_of(count, N, g.size, r);
-        piece_copy(
-            pad_part(g, r, p.parity(), 0, g.rank), in + cut.begin, cut.count * sizeof(T));
+        piece_copy(pad_part(g, r, p.parity(), 0, g.rank), in + cut.begin, cut.count * sizeof(T));
     }
     if (!pad_meet(g, p, PAD_START))
         return false;
@@ -285,8 +282,7 @@ __device__ inline bool two_shot_piece(
     for (unsigned s = 1; s < g.size; s++) {
         unsigned r = piece_peer(g, s);
         piece_slice cut = slice_of(count, N, g.size, r);
-        piece_copy(
-            out + cut.begin, pad_part(g, g.rank, p.parity(), 1, r), cut.count * sizeof(T));
+        piece_copy(out + cut.begin, pad_part(g, g.rank, p.parity(), 1, r), cut.count * sizeof(T));
     }
     return true;
 }
