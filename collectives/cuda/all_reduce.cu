@@ -6,7 +6,7 @@ namespace
 {
 
 template <class OP, class T>
-__global__ void __launch_bounds__(512)
+__global__ void __launch_bounds__(512, 1)
     packets_kernel(const __grid_constant__ pad_group g, const T *in, T *out, size_t count)
 {
     constexpr unsigned each = PAD_PACKETS * 8 / sizeof(T);
@@ -21,7 +21,7 @@ __global__ void __launch_bounds__(512)
 }
 
 template <class OP, class T>
-__global__ void __launch_bounds__(512)
+__global__ void __launch_bounds__(512, 1)
     one_shot_kernel(const __grid_constant__ pad_group g, const T *in, T *out, size_t count)
 {
     constexpr unsigned each = PAD_PART_BYTES / sizeof(T);
@@ -36,7 +36,7 @@ __global__ void __launch_bounds__(512)
 }
 
 template <class OP, class T>
-__global__ void __launch_bounds__(512)
+__global__ void __launch_bounds__(512, 1)
     two_shot_kernel(const __grid_constant__ pad_group g, const T *in, T *out, size_t count)
 {
     const unsigned each = g.size * (unsigned)(PAD_PART_BYTES / sizeof(T));
@@ -52,7 +52,7 @@ __global__ void __launch_bounds__(512)
 
 // In the heaps, without a copy: each rank reads its slice of all buffers and writes the sum to all.
 template <class OP, class T>
-__global__ void __launch_bounds__(512)
+__global__ void __launch_bounds__(512, 1)
     symmetric_kernel(const __grid_constant__ pad_group g, size_t offset, size_t count)
 {
     constexpr unsigned N = 16 / sizeof(T);
@@ -85,7 +85,7 @@ __global__ void __launch_bounds__(512)
 
 // The parts that coll_slice deals, in pieces; all ranks have as many pieces as the longest part.
 template <class OP, class T>
-__global__ void __launch_bounds__(512)
+__global__ void __launch_bounds__(512, 1)
     scatter_kernel(const __grid_constant__ pad_group g, const T *in, T *out, size_t count)
 {
     constexpr unsigned each = PAD_PART_BYTES / sizeof(T);

@@ -64,7 +64,7 @@ __device__ inline bool conclude(const pad_group &g, const pad_place &p, const ex
     return true;
 }
 
-__global__ void __launch_bounds__(512)
+__global__ void __launch_bounds__(512, 1)
     exchange_kernel(const __grid_constant__ pad_group g, const __grid_constant__ exchange_call c)
 {
     pad_place p;

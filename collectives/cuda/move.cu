@@ -5,7 +5,7 @@
 namespace
 {
 
-__global__ void __launch_bounds__(512) gather_kernel(
+__global__ void __launch_bounds__(512, 1) gather_kernel(
     const __grid_constant__ pad_group g, const uint8_t *in, uint8_t *out, size_t bytes)
 {
     pad_place p;
@@ -27,7 +27,7 @@ __global__ void __launch_bounds__(512) gather_kernel(
     pad_end(g, p);
 }
 
-__global__ void __launch_bounds__(512) broadcast_kernel(
+__global__ void __launch_bounds__(512, 1) broadcast_kernel(
     const __grid_constant__ pad_group g, uint8_t *buffer, size_t bytes, unsigned root)
 {
     pad_place p;

@@ -36,7 +36,7 @@ __device__ __forceinline__ void spread_store(void *p, uint4 v)
 #endif
 
 template <class T>
-__global__ void __launch_bounds__(512) multicast_kernel(
+__global__ void __launch_bounds__(512, 1) multicast_kernel(
     const __grid_constant__ pad_group g, uint8_t *heap, size_t offset, size_t bytes)
 {
 #if __CUDA_ARCH__ >= 900

@@ -59,12 +59,12 @@ __device__ __forceinline__ float canon_squares(const float *r, unsigned dim)
     for (unsigned i = threadIdx.x; i < dim; i += 16)
         a = fmaf(r[i], r[i], a);
     for (unsigned half = 8; half > 0; half /= 2)
-        a = a + __shfl_down_sync(0xffffu, a, half);
+        a = a + __shfl_down_sync(0xffffu, a, half, 16);
     return a;
 }
 
 template <class T>
-__global__ void __launch_bounds__(512)
+__global__ void __launch_bounds__(512, 1)
     norm_kernel(const __grid_constant__ pad_group g, const T *x, const norm_call c)
 {
     constexpr unsigned each = PAD_PACKETS * 8 / sizeof(T);
