@@ -279,7 +279,9 @@ static void stop_children(struct supervisor *s, uint64_t now)
         child_signal(&s->coordinator, SIGTERM);
     s->drain_asked = true;
     bool late = !s->coordinator.pid && now - s->stop_us > kill_after_us;
-    if (s->failed || late)
+    // Ranks that have not reached the coordinator before it ended have nobody who tells them.
+    bool lost = !s->coordinator.pid && !s->ready;
+    if (s->failed || late || lost)
         child_signal(&s->group, SIGTERM);
     if (s->stop_signals > 1 || (late && now - s->stop_us > 2 * kill_after_us)) {
         child_signal(&s->coordinator, SIGKILL);

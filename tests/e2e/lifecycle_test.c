@@ -234,6 +234,25 @@ static void test_default_endpoint(void **state)
     unsetenv("XDG_RUNTIME_DIR");
 }
 
+static void test_tcp(void **state)
+{
+    (void)state;
+    struct cluster c;
+    struct command m;
+    char endpoint[64];
+    snprintf(endpoint, sizeof endpoint, "tcp://127.0.0.1:%d", 20000 + (int)getpid() % 12000);
+    cluster_start(&c, model_dir, WORDS("--endpoint", endpoint));
+    cluster_run(&c, &m, WORDS("generate", "--tokens", "1,5", "--max-tokens", "2"));
+    assert_int_equal(m.code, 0);
+    command_free(&m);
+    struct cluster second;
+    cluster_spawn(&second, model_dir, WORDS("--endpoint", endpoint));
+    assert_int_equal(cluster_wait(&second), 1);
+    assert_non_null(strstr(second.serve.err, endpoint));
+    command_free(&second.serve);
+    cluster_stop(&c);
+}
+
 static int start(void **state)
 {
     (void)state;
@@ -253,6 +272,7 @@ int main(void)
         cmocka_unit_test(test_second_signal),
         cmocka_unit_test(test_output_closed),
         cmocka_unit_test(test_default_endpoint),
+        cmocka_unit_test(test_tcp),
     };
     return cmocka_run_group_tests(tests, start, NULL);
 }
