@@ -108,8 +108,9 @@ static enum status run(
         log_info("ready after %.0f ms", (double)(clock_now_us() - begin_us) / 1e3);
         s = b->rank == 0 ? lead(u, r, err) : rank_follow(r, err);
     }
+    // A group that could not start gives its model up; one that served is started again.
     if (s != STATUS_OK && u)
-        uplink_failed(u, err->text);
+        uplink_failed(u, *ready ? NULL : err->text);
     rank_close(r);
     uplink_close(u);
     return s;
