@@ -60,11 +60,13 @@ static const struct prefix {
     {"worker/sample.c", "sampler_"},
     {"client/main.c", "cmd_"},          // what the commands share: cmd.h
     {"tests/fuzz/", "LLVMFuzzer"},
+    {"tests/collectives/fake_nccl.c", "nccl"},
+    {"tests/collectives/op_cases.c", "norm_"},
     {"tests/", "__wrap_"},              // the linker's name for a replaced function
     {"tests/kernels/ops_support.c", "random_"},
-    {"tests/e2e/cluster.c", "command_"},
-    {"tests/e2e/cluster.c", "answer_"},
-    {"tests/e2e/cluster.c", "tokens_"},
+    {"tests/e2e/cluster", "command_"},
+    {"tests/e2e/cluster", "answer_"},
+    {"tests/e2e/cluster", "tokens_"},
     {"tests/tidy/source.c", "path_"},
     {"tests/tidy/symbols.c", "symbol_"},
 };

@@ -27,7 +27,7 @@ static const struct arrow {
 static const struct owner {
     const char *header, *files;
 } owners[] = {
-    {"mpi.h", "collectives/bootstrap_mpi. worker/main.c"},
+    {"mpi.h", "collectives/bootstrap_mpi. collectives/backend_mpi. worker/main.c"},
     {"zmq.h", "coordinator/main.c coordinator/shell worker/uplink. worker/main.c client/ "
               "proto/certificate."},
     {"jansson.h", "model/ client/"},

@@ -190,7 +190,8 @@ static void check_symbols(struct tidy *t, const char *build, const char *list)
     FILE *f = popen((char *)command.data, "r");
     check(f);
     read_stream(f, &table);
-    check(pclose(f) == 0);
+    if (pclose(f) != 0) // it has said why; as a rule an object is missing
+        tidy_report(t, RULE_UNBUILT, build, 0, "build everything first");
     symbol_rules(t, (char *)table.data);
     walk(t, check_built, objects.data);
     tidy_stale(t, RULE_GLOBAL, RULE_UNBUILT);

@@ -85,11 +85,12 @@ static struct symbols read_symbols(char *lines)
     return all;
 }
 
-// Product code, made by people: the libraries and programs, without tests, benches and messages.
+// Product code in C, made by people: the libraries and programs, without tests, benches and
+// messages. What C++ makes of members and constants is not for this rule.
 static bool ours(const char *object)
 {
-    return !path_begins(object, "tests/") && !path_begins(object, "bench/") &&
-           !strstr(object, ".pb-c.");
+    return path_ends(object, ".c.o") && !path_begins(object, "tests/") &&
+           !path_begins(object, "bench/") && !strstr(object, ".pb-c.");
 }
 
 // "base/CMakeFiles/phalanx_base.dir/log.c.o" -> "base/log.c"
