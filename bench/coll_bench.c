@@ -119,7 +119,7 @@ static double now_us(void)
     return (double)ts.tv_sec * 1e6 + (double)ts.tv_nsec * 1e-3;
 }
 
-static size_t floats(const struct bench *s, int what)
+static size_t floats(const struct bench *s, unsigned what)
 {
     return what == WHOLE ? s->n : what == PART ? s->n / s->size : 0;
 }
@@ -157,7 +157,7 @@ void coll_bench_sample(
     double t0 = now_us();
     rewrite(in, floats(s, o->reads), s->rank, s->turn);
     o->call(s, v, in, out);
-    sink += read_all(out, floats(s, o->writes));
+    sink = sink + read_all(out, floats(s, o->writes));
     to->us[to->n++] = now_us() - t0;
     for (size_t i = 0; verify && o->expected != NULL && i < floats(s, o->writes); i++)
         to->wrong += out[i] != o->expected(s, i);
