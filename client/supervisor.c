@@ -348,7 +348,8 @@ enum status supervisor_signals(struct supervisor *s, struct error *err)
     sigaddset(&set, SIGCHLD);
     s->signal_fd = -1;
     // Whoever reads our output may go away; the children inherit this.
-    signal(SIGPIPE, SIG_IGN);
+    struct sigaction ignore = {.sa_handler = SIG_IGN};
+    sigaction(SIGPIPE, &ignore, NULL);
     if (sigprocmask(SIG_BLOCK, &set, &s->signals_before) == 0)
         s->signal_fd = signalfd(-1, &set, SFD_CLOEXEC | SFD_NONBLOCK);
     if (s->signal_fd < 0)

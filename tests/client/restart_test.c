@@ -190,13 +190,13 @@ static void test_kill_generate(void **state)
     nanosleep(&(struct timespec){.tv_nsec = 60000000}, NULL);
     kill_coordinator(&cluster);
     command_wait(&m);
-    command_answer(&m, 0, &killed);
+    cluster_answer(&m, 0, &killed);
     command_free(&m);
     cluster_run(&cluster, &m, words);
-    command_answer(&m, 0, &whole);
+    cluster_answer(&m, 0, &whole);
     command_free(&m);
     assert_int_equal(whole.n, 500);
-    assert_true(answer_same(&killed, &whole));
+    assert_true(cluster_answer_same(&killed, &whole));
     cluster_stop(&cluster);
 }
 

@@ -44,7 +44,7 @@ static void request_spawn(
     const struct cluster *c, enum kind kind, int n_output, const char *priority, struct command *m)
 {
     const char *words[40] = {"generate", "--model", CLUSTER_MODEL, "--tokens",
-        tokens_text(prompt, PROMPT), "--max-tokens", number_text(n_output), "--ignore-eos",
+        cluster_answer_ids(prompt, PROMPT), "--max-tokens", number_text(n_output), "--ignore-eos",
         "--output", "jsonl", "--priority", priority, "--logprobs", "3"};
     size_t n = 14;
     const char *greedy[] = {"--temperature", "0", NULL};
@@ -88,7 +88,7 @@ static void take_gaps(const struct command *m, struct result *out)
 static void request_finish(struct command *m, int n_output, struct result *out)
 {
     command_wait(m);
-    command_answer(m, 0, &out->answer);
+    cluster_answer(m, 0, &out->answer);
     assert_int_equal(out->answer.n, n_output);
     assert_string_equal(out->answer.reason, "length");
     out->lines = token_lines(m);
@@ -105,7 +105,7 @@ static void request_run(const struct cluster *c, enum kind kind, int n_output, s
 
 static void expect_same(const struct result *base, struct result *r, const char *what)
 {
-    if (!answer_same(&base->answer, &r->answer) || strcmp(base->lines, r->lines) != 0)
+    if (!cluster_answer_same(&base->answer, &r->answer) || strcmp(base->lines, r->lines) != 0)
         fail_msg("%s: another answer", what);
     free(r->lines);
 }

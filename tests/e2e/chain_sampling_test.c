@@ -146,7 +146,7 @@ static void ask(const json_t *params, const char *seed, bool ignore_end, struct 
 {
     static struct words w;
     w.n = 0;
-    const char *first[] = {"generate", "--tokens", tokens_text(prompt, PROMPT), "--n", "4",
+    const char *first[] = {"generate", "--tokens", cluster_answer_ids(prompt, PROMPT), "--n", "4",
         "--max-tokens", "24", "--logprobs", "3", "--output", "jsonl", NULL};
     for (int i = 0; first[i]; i++)
         add(&w, first[i]);
@@ -269,7 +269,7 @@ static void check_sample(struct tally *t, struct reference *r, const struct comm
 {
     static struct answer a;
     uint32_t ids[PROMPT + OUTPUT], v = r->config.vocab_size;
-    command_answer(m, index, &a);
+    cluster_answer(m, index, &a);
     assert_true(a.n > 0 && a.n <= OUTPUT);
     memcpy(ids, prompt, sizeof prompt);
     memcpy(ids + PROMPT, a.ids, a.n * sizeof *ids);

@@ -27,7 +27,7 @@ static void run(struct answer *out, const char *const *more)
         words[n++] = more[i];
     struct command m;
     cluster_run(&cluster, &m, words);
-    command_answer(&m, 0, out);
+    cluster_answer(&m, 0, out);
     command_free(&m);
 }
 
@@ -44,7 +44,7 @@ static void check_golden(const json_t *prompt)
     cluster_run(&cluster, &m,
         WORDS("generate", "--prompt", json_string_value(json_object_get(prompt, "text")),
             "--temperature", "0", "--max-tokens", n, "--ignore-eos", "--output", "jsonl"));
-    command_answer(&m, 0, &a);
+    cluster_answer(&m, 0, &a);
     command_free(&m);
     assert_int_equal(a.n, json_array_size(ids));
     for (uint32_t i = 0; i < a.n; i++) {
@@ -160,7 +160,7 @@ static void test_held_back_in_vain(void **state)
         char stop[64];
         snprintf(stop, sizeof stop, "%szz", base.text + base.n_text - held);
         run(&a, WORDS("--stop", stop));
-        assert_true(answer_same(&base, &a));
+        assert_true(cluster_answer_same(&base, &a));
         assert_string_equal(a.stop, "null");
     }
 }
@@ -220,7 +220,7 @@ static int start(void **state)
     cluster_run(&cluster, &m,
         WORDS("generate", "--prompt", story, "--temperature", "0", "--max-tokens", "60", "--output",
             "jsonl"));
-    command_answer(&m, 0, &base);
+    cluster_answer(&m, 0, &base);
     size_t end = 0;
     for (uint32_t i = 0; i < base.n; i++) {
         end += json_string_length(json_object_get(json_array_get(m.lines, i), "text"));

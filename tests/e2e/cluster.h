@@ -6,7 +6,7 @@
 //   cluster_start(&c, model_dir, (const char *const[]){"--tensor-parallel-degree", "2", NULL});
 //   struct command g;
 //   cluster_run(&c, &g, (const char *const[]){"generate", "--tokens", "1,2", NULL});
-//   ... g.code, g.out, g.err, command_answer(&g, 0, &answer) ...
+//   ... g.code, g.out, g.err, cluster_answer(&g, 0, &answer) ...
 //   command_free(&g);
 //   cluster_stop(&c);
 //
@@ -112,11 +112,11 @@ struct answer {
 };
 
 // Reads sample `index` of a command that must have ended with 0.
-void command_answer(const struct command *m, int index, struct answer *out);
+void cluster_answer(const struct command *m, int index, struct answer *out);
 // Equal ids, equal logprobs bit for bit, equal text and reason.
-bool answer_same(const struct answer *a, const struct answer *b);
+bool cluster_answer_same(const struct answer *a, const struct answer *b);
 
 // "1,2,3" from ids; static storage, one of sixteen.
-const char *tokens_text(const uint32_t *ids, size_t n);
+const char *cluster_answer_ids(const uint32_t *ids, size_t n);
 
 #endif

@@ -46,7 +46,7 @@ static void take_finish(const json_t *o, struct answer *out)
     append_text(out, json_object_get(o, "text"));
 }
 
-void command_answer(const struct command *m, int index, struct answer *out)
+void cluster_answer(const struct command *m, int index, struct answer *out)
 {
     *out = (struct answer){0};
     if (m->code != 0)
@@ -67,7 +67,7 @@ void command_answer(const struct command *m, int index, struct answer *out)
     assert_int_equal(out->completion_tokens, out->n);
 }
 
-bool answer_same(const struct answer *a, const struct answer *b)
+bool cluster_answer_same(const struct answer *a, const struct answer *b)
 {
     if (a->n != b->n || a->n_text != b->n_text || memcmp(a->text, b->text, a->n_text) != 0 ||
         strcmp(a->reason, b->reason) != 0) {
@@ -83,7 +83,7 @@ bool answer_same(const struct answer *a, const struct answer *b)
     return true;
 }
 
-const char *tokens_text(const uint32_t *ids, size_t n)
+const char *cluster_answer_ids(const uint32_t *ids, size_t n)
 {
     enum { TEXTS = 16, TEXT_BYTES = 32768 };
     static char text[TEXTS][TEXT_BYTES];

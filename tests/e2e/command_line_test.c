@@ -205,7 +205,7 @@ static void test_refused(void **state)
     uint32_t ids[512];
     for (uint32_t i = 0; i < 512; i++)
         ids[i] = 5;
-    expect(REFUSED, "512", WORDS("generate", "--tokens", tokens_text(ids, 512)));
+    expect(REFUSED, "512", WORDS("generate", "--tokens", cluster_answer_ids(ids, 512)));
     expect(REFUSED, "max_tokens", WORDS("generate", "--tokens", "1", "--max-tokens", "0"));
     expect(USAGE, "--n", WORDS("generate", "--tokens", "1", "--n", "65"));
 }
@@ -214,7 +214,7 @@ static void generate(struct answer *out, const char *const *words)
 {
     struct command m;
     cluster_run(&cluster, &m, words);
-    command_answer(&m, 0, out);
+    cluster_answer(&m, 0, out);
     command_free(&m);
 }
 
@@ -230,7 +230,7 @@ static void test_defaults(void **state)
     uint32_t ids[510];
     for (uint32_t i = 0; i < 510; i++)
         ids[i] = 5 + i % 9;
-    generate(&a, WORDS("generate", "--tokens", tokens_text(ids, 510), "--max-tokens", "50",
+    generate(&a, WORDS("generate", "--tokens", cluster_answer_ids(ids, 510), "--max-tokens", "50",
                      "--ignore-eos", "--output", "jsonl"));
     assert_int_equal(a.n, 2); // the context is full
     assert_string_equal(a.reason, "length");
@@ -244,7 +244,7 @@ static void test_seed(void **state)
     struct command m;
     cluster_run(
         &cluster, &m, WORDS("generate", "--tokens", "1,9", "--ignore-eos", "--output", "jsonl"));
-    command_answer(&m, 0, &a[0]);
+    cluster_answer(&m, 0, &a[0]);
     json_t *last = json_array_get(m.lines, json_array_size(m.lines) - 1);
     json_t *seed = json_object_get(last, "seed");
     assert_true(json_is_integer(seed) && json_integer_value(seed) >= 0);
@@ -254,7 +254,7 @@ static void test_seed(void **state)
     command_free(&m);
     generate(&a[1],
         WORDS("generate", "--tokens", "1,9", "--ignore-eos", "--output", "jsonl", "--seed", text));
-    assert_true(answer_same(&a[0], &a[1]));
+    assert_true(cluster_answer_same(&a[0], &a[1]));
     generate(&a[2], WORDS("generate", "--tokens", "1,9", "--ignore-eos", "--output", "jsonl"));
     assert_int_not_equal(memcmp(a[0].ids, a[2].ids, sizeof a[0].ids), 0);
     cluster_run(&cluster, &m,

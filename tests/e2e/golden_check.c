@@ -75,9 +75,10 @@ static void check_generate(
     char n[16];
     snprintf(n, sizeof n, "%u", p->n_greedy);
     cluster_run(c, &m,
-        (const char *const[]){"generate", "--tokens", tokens_text(p->ids, p->n_ids), "--max-tokens",
-            n, "--temperature", "0", "--logprobs", "5", "--ignore-eos", "--output", "jsonl", NULL});
-    command_answer(&m, 0, &a);
+        (const char *const[]){"generate", "--tokens", cluster_answer_ids(p->ids, p->n_ids),
+            "--max-tokens", n, "--temperature", "0", "--logprobs", "5", "--ignore-eos", "--output",
+            "jsonl", NULL});
+    cluster_answer(&m, 0, &a);
     assert_int_equal(a.n, p->n_greedy);
     assert_int_equal(a.prompt_tokens, p->n_ids);
     assert_string_equal(a.reason, "length");
@@ -97,7 +98,7 @@ static void check_score(
     struct command m;
     cluster_run(c, &m,
         (const char *const[]){
-            "score", "--tokens", tokens_text(p->ids, p->n_ids), "--output", "jsonl", NULL});
+            "score", "--tokens", cluster_answer_ids(p->ids, p->n_ids), "--output", "jsonl", NULL});
     if (m.code != 0)
         print_error("%s", m.err);
     assert_int_equal(m.code, 0);

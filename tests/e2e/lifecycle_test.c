@@ -52,7 +52,7 @@ static void expect_complete(struct command *m)
     static struct answer a;
     command_wait(m);
     for (int i = 0; i < SAMPLES; i++) {
-        command_answer(m, i, &a);
+        cluster_answer(m, i, &a);
         assert_int_equal(a.n, OUTPUT);
         assert_string_equal(a.reason, "length");
     }

@@ -51,7 +51,7 @@ static void check_text(const struct cluster *c, const struct model *m, uint32_t 
         (const char *const[]){"generate", "--model", CLUSTER_MODEL, "--prompt",
             json_string_value(json_object_get(prompt, "text")), "--parse-special-tokens",
             "--max-tokens", "96", "--temperature", "0", "--output", "jsonl", NULL});
-    command_answer(&g_run, 0, &a);
+    cluster_answer(&g_run, 0, &a);
     command_free(&g_run);
     bool ended = g->n_greedy < OUTPUT_MAX;
     assert_string_equal(a.reason, ended ? "stop" : "length");
@@ -90,7 +90,7 @@ static void check_at_once(const struct cluster *c, const struct model *m)
     crowd_close(&w);
     print_message("%s: %d of %d at once\n", strrchr(m->dir, '/') + 1, (int)most, AT_ONCE);
     for (uint32_t i = 0; i < AT_ONCE; i++)
-        if (!answer_same(&alone[i % n], &crowd[i]))
+        if (!cluster_answer_same(&alone[i % n], &crowd[i]))
             fail_msg("%s: request %u among %d differs from itself alone", m->dir, i, AT_ONCE);
 }
 
