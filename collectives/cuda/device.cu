@@ -116,8 +116,10 @@ void coll_device_abort(struct coll_device *d)
 void coll_device_set_epoch(void *pad, uint32_t epoch)
 {
     pad_head *p = (pad_head *)pad;
-    for (unsigned b = 0; b < PAD_BLOCKS; b++)
+    for (unsigned b = 0; b < PAD_BLOCKS; b++) {
         p->counters[b].epoch = p->counters[b].turn = epoch;
+        p->now[b] = epoch;
+    }
 }
 
 // FNV-1a over the words, folded.

@@ -9,10 +9,11 @@
 // than another leaves the rest untouched.
 //
 // Two counters. `epoch` counts the pieces of all operations of a block, so it names a piece; flags
-// are {epoch, signature of the operation} and are compared by signed distance. `turn` counts the
-// pieces in which every rank meets every other; its parity chooses the buffers. A rank may write
-// buffers of turn t only when all have finished turn t - 2, and it knows that: it has seen a flag
-// of turn t - 1 from each of them.
+// are {epoch, signature of the operation}. A flag that is waited for stays until it was seen, so
+// epochs are compared for equality: a word that was last used half a round of the counter ago is
+// not taken for one of the future. `turn` counts the pieces in which every rank meets every other;
+// its parity chooses the buffers. A rank may write buffers of turn t only when all have finished
+// turn t - 2, and it knows that: it has seen a flag of turn t - 1 from each of them.
 //
 // Order of memory: data, __syncthreads, release of the flag; acquire of the flag, __syncthreads,
 // data.
@@ -103,9 +104,10 @@ __device__ __forceinline__ phx_u64 pad_word(const pad_group &g, const pad_place 
     return (phx_u64)g.signature << 32 | p.epoch;
 }
 
-__device__ __forceinline__ bool pad_reached(phx_u64 word, unsigned epoch)
+// By signed distance, because epochs come round; for `now`, which is written at every piece.
+__device__ __forceinline__ bool pad_passed(phx_u64 now, unsigned epoch)
 {
-    return (int)((unsigned)word - epoch) >= 0;
+    return (int)((unsigned)now - epoch) > 0;
 }
 
 // Ends the group: the first record of a rank stays, its host and all peers are told. Always false.
@@ -149,7 +151,7 @@ __device__ __forceinline__ bool pad_look(
     phx_u64 now = phx_load_acquire_sys(&g.pads[peer]->now[blockIdx.x]);
     if ((unsigned)now == p.epoch && now != pad_word(g, p))
         return pad_raise(g, p, PAD_MISMATCH, peer, phase);
-    if (pad_reached(now, p.epoch + 1) && !pad_reached(phx_load_acquire_sys(word), p.epoch))
+    if (pad_passed(now, p.epoch) && (unsigned)phx_load_acquire_sys(word) != p.epoch)
         return pad_raise(g, p, PAD_MISMATCH, peer, phase);
     if (phx_clock_ns() > p.deadline)
         return pad_raise(g, p, PAD_TIMEOUT, peer, phase);
@@ -162,11 +164,8 @@ __device__ __forceinline__ bool pad_await(
 {
     for (unsigned polls = 1;; polls++) {
         phx_u64 got = phx_load_acquire_sys(word);
-        if (pad_reached(got, p.epoch)) {
-            if ((unsigned)got == p.epoch && got != pad_word(g, p))
-                return pad_raise(g, p, PAD_MISMATCH, peer, phase);
-            return true;
-        }
+        if ((unsigned)got == p.epoch)
+            return got == pad_word(g, p) || pad_raise(g, p, PAD_MISMATCH, peer, phase);
         if (polls % PAD_LOOKS == 0 && !pad_look(g, p, word, peer, phase))
             return false;
     }
@@ -203,7 +202,7 @@ __device__ __forceinline__ void pad_end(const pad_group &g, const pad_place &p)
 // The next piece: of an exchange (only pairs meet), or of an operation in which all meet.
 __device__ __forceinline__ void pad_next(const pad_group &g, pad_place &p, bool all_meet)
 {
-    p.epoch++;
+    p.epoch += p.epoch == 0xffffffffu ? 2 : 1; // 0 is what untouched flags hold
     p.turn += all_meet;
     if (threadIdx.x == 0)
         phx_store_release_sys(&g.pads[g.rank]->now[blockIdx.x], pad_word(g, p));

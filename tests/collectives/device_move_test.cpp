@@ -128,6 +128,7 @@ void exchange_once(device_ranks &g, counts how, unsigned kind, uint64_t seed, bo
             sizes[r][q] = block_bytes(r, q, seed, slot);
             out[r * n + q].assign(sizes[r][q] + 1, static_cast<uint8_t>(r * 16 + q));
         }
+    std::vector<std::vector<uint8_t>> seen(n, std::vector<uint8_t>(n * slot));
     for (device_rank &m : g.member)
         std::memset(m.heap, 0xee, n * slot);
     emu_seed(seed);
@@ -145,12 +146,15 @@ void exchange_once(device_ranks &g, counts how, unsigned kind, uint64_t seed, bo
         a.receive = m.heap;
         a.slot_bytes = slot;
         a.stream = m.stream;
-        return coll_device_exchange(m.group, &a, &m.err);
+        enum status s = coll_device_exchange(m.group, &a, &m.err);
+        // What follows in the stream finds everything there.
+        cudaMemcpyAsync(seen[m.rank].data(), m.heap, n * slot, cudaMemcpyDeviceToDevice, m.stream);
+        return s;
     };
     assert_int_equal(threads ? g.threads(call) : g.all(call), STATUS_OK);
     for (uint32_t r = 0; r < n; r++)
         for (uint32_t q = 0; q < n; q++) {
-            const uint8_t *got = g.member[r].heap + q * slot;
+            const uint8_t *got = seen[r].data() + q * slot;
             bool pair = (peers_of(r, n, kind) >> q & 1) != 0;
             size_t length = pair ? sizes[q][r] : 0;
             if (pair)
