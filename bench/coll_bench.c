@@ -209,7 +209,8 @@ static void other_turn(
 {
     double us[COLL_RANKS_MAX * TURN];
     for (int job = 0; s->rank == 0 && job < t->n; job++) {
-        if (!coll_tuned_turn(t, job, o->name, s->bytes, n, x->n == 0, s->size, us, &x->wrong))
+        struct turn turn = {o->name, s->bytes, n, x->n == 0, s->size, us, &x->wrong};
+        if (!coll_tuned_turn(t, job, &turn))
             t->n = 0;
         for (uint32_t r = 0; r < s->size; r++)
             memcpy(&x->us[job][r][x->n], us + r * (size_t)n, (size_t)n * sizeof us[0]);

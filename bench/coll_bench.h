@@ -99,9 +99,17 @@ struct tuned {
 };
 void coll_tuned_start(struct tuned *t, uint32_t size, size_t most);
 void coll_tuned_stop(struct tuned *t);
-// One turn of `n` samples in job `job`: us[size][n] in rank order. False if the job has failed.
-bool coll_tuned_turn(struct tuned *t, int job, const char *op, size_t bytes, int n, bool verify,
-    uint32_t size, double *us, uint64_t *wrong);
+// One turn of `n` samples of each rank in a job. False if the job has failed.
+struct turn {
+    const char *op;
+    size_t bytes;
+    int n;
+    bool verify;
+    uint32_t size;
+    double *us;      // [size][n] in rank order
+    uint64_t *wrong; // added to
+};
+bool coll_tuned_turn(struct tuned *t, int job, const struct turn *turn);
 // The other side; returns the exit code.
 int coll_tuned_serve(struct bench *s);
 

@@ -106,18 +106,17 @@ void coll_tuned_stop(struct tuned *t)
     *t = (struct tuned){0};
 }
 
-bool coll_tuned_turn(struct tuned *t, int job, const char *op, size_t bytes, int n, bool verify,
-    uint32_t size, double *us, uint64_t *wrong)
+bool coll_tuned_turn(struct tuned *t, int job, const struct turn *turn)
 {
     unsigned long long bad = 0;
-    fprintf(t->to[job], "%s %zu %d %d\n", op, bytes, n, verify);
+    fprintf(t->to[job], "%s %zu %d %d\n", turn->op, turn->bytes, turn->n, turn->verify);
     fflush(t->to[job]);
-    for (int i = 0; i < (int)size * n; i++)
-        if (fscanf(t->from[job], "%lf", &us[i]) != 1)
+    for (int i = 0; i < (int)turn->size * turn->n; i++)
+        if (fscanf(t->from[job], "%lf", &turn->us[i]) != 1)
             return false;
     if (fscanf(t->from[job], "%llu", &bad) != 1)
         return false;
-    *wrong += bad;
+    *turn->wrong += bad;
     return true;
 }
 

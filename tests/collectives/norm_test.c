@@ -33,7 +33,7 @@ static int shapes(struct bootstrap *b, void *context)
             .symmetric = k % 2 == 0,
             .weighted = k % 5 != 0,
             .seed = k};
-        WANT(norm_case(g, c.symmetric ? heap : mine, &c) == 0);
+        WANT(op_cases_norm(g, c.symmetric ? heap : mine, &c) == 0);
     }
     coll_destroy(g);
     free(mine);

@@ -49,7 +49,7 @@ static void norm_reference(const struct norm_case *c, const void *sum, void *res
     }
 }
 
-int norm_case(struct coll_group *g, void *x, const struct norm_case *c)
+int op_cases_norm(struct coll_group *g, void *x, const struct norm_case *c)
 {
     size_t n = c->n_rows * c->dim, bytes = n * dtype_bytes(c->dtype);
     char *room = malloc(5 * bytes + c->dim * sizeof(float) + 1);
@@ -105,7 +105,7 @@ static int reduces(struct coll_group *g, void *heap, void *mine)
             .symmetric = k % 2 == 0,
             .weighted = k % 5 != 0,
             .seed = k};
-        WANT(norm_case(g, c.symmetric ? heap : mine, &c) == 0);
+        WANT(op_cases_norm(g, c.symmetric ? heap : mine, &c) == 0);
     }
     return 0;
 }

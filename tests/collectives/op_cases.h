@@ -18,6 +18,6 @@ struct norm_case {
     bool symmetric, weighted;
     uint64_t seed;
 };
-int norm_case(struct coll_group *g, void *x, const struct norm_case *c);
+int op_cases_norm(struct coll_group *g, void *x, const struct norm_case *c);
 
 #endif
