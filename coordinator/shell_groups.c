@@ -116,6 +116,14 @@ static void model_describe(struct shell_model *m, const Phalanx__Worker__Registe
     snprintf(m->device, sizeof m->device, "%s", r->device ? r->device : "");
 }
 
+// Whether this group is registered already: after a restart of the coordinator several of its
+// heartbeats may wait in the queue, each is answered by asking it to register, and so it does.
+static bool registered(struct shell *s, uint64_t peer, const struct core_in_group *in)
+{
+    const struct shell_group *g = group_find(s, peer);
+    return g && memcmp(g->boot_id, in->boot_id, sizeof g->boot_id) == 0;
+}
+
 static void handle_register(
     struct shell *s, uint64_t peer, const Phalanx__Worker__Register *r, uint64_t now_us)
 {
@@ -127,6 +135,8 @@ static void handle_register(
             r->model ? r->model : "");
         return;
     }
+    if (registered(s, peer, &in.group))
+        return; // it keeps what it is computing
     struct shell_group *g = group_take(s, index, r->copy, now_us);
     if (!g) {
         log_error("more than %d groups", LIMIT_GROUPS);
@@ -134,6 +144,7 @@ static void handle_register(
     }
     *g = (struct shell_group){
         .used = true, .peer = peer, .model = index, .copy = r->copy, .heard_us = now_us};
+    memcpy(g->boot_id, in.group.boot_id, sizeof g->boot_id);
     Phalanx__Worker__Welcome welcome = PHALANX__WORKER__WELCOME__INIT;
     welcome.has_epoch = 1;
     welcome.epoch = s->epoch;

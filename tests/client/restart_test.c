@@ -29,7 +29,8 @@ struct stream {
 static void add_text(struct stream *s, uint32_t index, ProtobufCBinaryData text)
 {
     assert_true(s->n_text[index] + text.len < sizeof s->text[0]);
-    memcpy(s->text[index] + s->n_text[index], text.data, text.len);
+    if (text.len) // an empty text is NULL
+        memcpy(s->text[index] + s->n_text[index], text.data, text.len);
     s->n_text[index] += text.len;
 }
 
@@ -57,6 +58,9 @@ static void take(struct stream *s, const struct phalanx_event *e)
         break;
     case PHALANX_EVENT_FINISH:
         assert_int_equal(s->reason[e->index][0], 0);
+        if (e->finish->completion_tokens != s->n[e->index])
+            print_error("%s after %u of %u tokens: %s\n", e->finish->reason, s->n[e->index],
+                e->finish->completion_tokens, e->finish->error);
         assert_int_equal(e->finish->completion_tokens, s->n[e->index]);
         snprintf(s->reason[e->index], sizeof s->reason[0], "%s", e->finish->reason);
         add_text(s, e->index, e->finish->text);
