@@ -3,6 +3,7 @@
 
 #include "kernels/cpu/team.h"
 
+#include <sched.h>
 #include <stdatomic.h>
 #include <stdlib.h>
 #include <string.h>
@@ -26,6 +27,8 @@ struct limits {
     int streams;
     _Atomic uint64_t sink; // keeps results alive
     _Atomic uint64_t ops;  // of one pass
+    cpu_set_t caller;      // where the calling thread may run
+    _Atomic uint32_t arrived;
 };
 
 static double now_s(void)
@@ -71,6 +74,45 @@ static void int8_task(void *arg, uint32_t task, uint32_t thread)
     atomic_fetch_add(&l->ops, (uint64_t)l->loops->int8(FMA_ROUNDS));
 }
 
+// ---- one core for each thread ------------------------------------------------------------------
+
+static void pin_task(void *arg, uint32_t task, uint32_t thread)
+{
+    (void)task;
+    struct limits *l = arg;
+    // Nobody leaves before all have come, so that every thread takes one of these tasks.
+    atomic_fetch_add(&l->arrived, 1);
+    while (atomic_load(&l->arrived) < team_size(l->team))
+        sched_yield();
+    uint32_t left = thread % (uint32_t)CPU_COUNT(&l->caller);
+    size_t cpu = 0;
+    while (!CPU_ISSET(cpu, &l->caller) || left-- > 0)
+        cpu++;
+    cpu_set_t one;
+    CPU_ZERO(&one);
+    CPU_SET(cpu, &one);
+    sched_setaffinity(0, sizeof one, &one);
+}
+
+// While limits are measured each thread has a core of its own: two that share one for a moment
+// would report half of what the machine can do.
+static void pin(struct limits *l)
+{
+    CPU_ZERO(&l->caller);
+    sched_getaffinity(0, sizeof l->caller, &l->caller);
+    atomic_store(&l->arrived, 0);
+    if (CPU_COUNT(&l->caller) > 0)
+        team_run(l->team, pin_task, l, team_size(l->team));
+}
+
+static void unpin(const struct limits *l)
+{
+    if (CPU_COUNT(&l->caller) > 0)
+        sched_setaffinity(0, sizeof l->caller, &l->caller);
+}
+
+// ---- measuring ---------------------------------------------------------------------------------
+
 static double read_once(struct limits *l)
 {
     double begin = now_s();
@@ -81,6 +123,7 @@ static double read_once(struct limits *l)
 static double compute(struct limits *l, team_fn *task)
 {
     double best = 0;
+    pin(l);
     for (int i = 0; i < PASSES; i++) {
         atomic_store(&l->ops, 0);
         double begin = now_s();
@@ -88,16 +131,19 @@ static double compute(struct limits *l, team_fn *task)
         double v = (double)atomic_load(&l->ops) / (now_s() - begin) * 1e-9;
         best = v > best ? v : best;
     }
+    unpin(l);
     return best;
 }
 
 double limits_read_gbs(struct limits *l)
 {
     double best = 0;
+    pin(l);
     for (int i = 0; i < PASSES; i++) {
         double v = read_once(l);
         best = v > best ? v : best;
     }
+    unpin(l);
     return best;
 }
 
