@@ -121,7 +121,7 @@ static void fill_model(struct shell *s, uint32_t index, Phalanx__Model *to)
     to->reason = text_of(m->reason);
     to->has_degree = to->has_context_length = to->has_progress = to->has_running = 1;
     to->degree = m->degree;
-    to->context_length = m->context_tokens;
+    to->context_length = stats.context_tokens ? stats.context_tokens : m->context_tokens;
     to->progress = m->progress_percent;
     to->running = stats.running;
     to->has_waiting = to->has_kv_blocks = to->has_kv_blocks_free = to->has_vocab_size = 1;

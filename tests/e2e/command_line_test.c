@@ -194,6 +194,18 @@ static void test_models(void **state)
     command_free(&c);
 }
 
+// A KV cache that is smaller than the model's context is the context that clients are told.
+static void test_models_small(void **state)
+{
+    (void)state;
+    struct cluster c;
+    cluster_start(&c, model_dir, WORDS("--kv-cache-memory", "64KiB"));
+    json_t *m = cluster_model(&c);
+    assert_int_equal(json_integer_value(json_object_get(m, "context_length")), 128);
+    json_decref(m);
+    cluster_stop(&c);
+}
+
 static void test_refused(void **state)
 {
     (void)state;
@@ -386,6 +398,7 @@ int main(void)
         cmocka_unit_test(test_serve_refuses),
         cmocka_unit_test(test_ready_line),
         cmocka_unit_test(test_models),
+        cmocka_unit_test(test_models_small),
         cmocka_unit_test(test_refused),
         cmocka_unit_test(test_defaults),
         cmocka_unit_test(test_seed),
