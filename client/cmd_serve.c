@@ -243,7 +243,6 @@ static enum status check_keys(const struct serve *s, struct error *err)
     return STATUS_OK;
 }
 
-// Which model, under which name.
 static enum status choose_model(struct serve *s, struct config_list *words, struct error *err)
 {
     struct serve_settings *o = &s->settings;
@@ -259,11 +258,33 @@ static enum status choose_model(struct serve *s, struct config_list *words, stru
         return status_fail(err, STATUS_NOT_FOUND,
             "%.200s is not a directory, expected one with config.json and safetensors files",
             o->model);
+    return STATUS_OK;
+}
+
+// Scripts read the name from a line, and requests carry it.
+static bool name_fits(const char *name)
+{
+    for (const char *p = name; *p; p++)
+        if ((unsigned char)*p < 0x20 || *p == 0x7f)
+            return false;
+    size_t n = strlen(name);
+    return n >= 1 && n <= LIMIT_MODEL_NAME_BYTES;
+}
+
+// The name given, or the directory's.
+static enum status choose_name(struct serve *s, struct error *err)
+{
+    const struct serve_settings *o = &s->settings;
     char real[4096];
     if (!realpath(o->model, real))
         return status_fail(err, STATUS_IO, "%.200s: %s", o->model, strerror(errno));
-    const char *slash = strrchr(real, '/');
-    snprintf(s->name, sizeof s->name, "%.128s", o->model_name ? o->model_name : slash + 1);
+    const char *name = o->model_name ? o->model_name : strrchr(real, '/') + 1;
+    if (!name_fits(name))
+        return status_fail(err, STATUS_INVALID,
+            "--model-name%s is \"%.128s\", expected 1 to %d bytes without control characters",
+            o->model_name ? "" : " is not given, and the directory's name", name,
+            LIMIT_MODEL_NAME_BYTES);
+    snprintf(s->name, sizeof s->name, "%s", name);
     return STATUS_OK;
 }
 
@@ -287,6 +308,7 @@ static enum status prepare(struct serve *s, struct config_list *words, struct er
         return status_fail(err, STATUS_IO, "/proc/self/exe: %s", strerror(errno));
     *strrchr(s->bin, '/') = '\0';
     TRY(check_keys(s, err));
+    TRY(choose_name(s, err));
     TRY(lock_endpoint(s, err));
     TRY(make_dir(s, err));
     coordinator_args(s);

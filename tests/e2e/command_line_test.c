@@ -158,6 +158,8 @@ static void test_serve_refuses(void **state)
         "--kv-cache-memory", "512");
     expect_no_start(
         model_dir, WORDS("--endpoint", "tcp://0.0.0.0:5555"), USAGE, "0.0.0.0", "expected");
+    expect_no_start(model_dir, WORDS("--model-name", ""), USAGE, "--model-name", "1 to 128");
+    expect_no_start(model_dir, WORDS("--model-name", "a\nb"), USAGE, "--model-name", "control");
     expect_unsupported("model_type", "\"gpt9\"", "gpt9");
     expect_unsupported("rope_parameters", "{\"rope_type\":\"spiral\",\"rope_theta\":1}", "spiral");
     expect_unsupported("hidden_act", "\"sine\"", "sine");
