@@ -342,6 +342,7 @@ int cmd_serve(int argc, char **argv)
                "Serves a model until SIGTERM or phalanx stop. Prints `ready: NAME on ENDPOINT` on\n"
                "standard output once requests can come, everything else on standard error.\n\n");
         config_help(rows, COUNT_OF(rows), stdout);
+        cmd_help_end();
         return CMD_DONE;
     }
     if (status == STATUS_OK)
