@@ -57,6 +57,16 @@ void cmd_print_json(json_t *object)
     json_decref(object);
 }
 
+// What is printed is the result: a full disk or a closed file is a failure. Only `serve` has more
+// to do than that.
+static int finish(int code)
+{
+    if (fflush(stdout) == 0 && !ferror(stdout))
+        return code;
+    fprintf(stderr, "phalanx: standard output cannot be written\n");
+    return code == CMD_DONE ? CMD_FAILED : code;
+}
+
 int main(int argc, char **argv)
 {
     if (argc >= 2 && (strcmp(argv[1], "--help") == 0 || strcmp(argv[1], "-h") == 0)) {
@@ -69,7 +79,8 @@ int main(int argc, char **argv)
     }
     for (size_t i = 0; argc >= 2 && i < COUNT_OF(commands); i++)
         if (strcmp(argv[1], commands[i].name) == 0)
-            return commands[i].run(argc - 1, argv + 1);
+            return commands[i].run == cmd_serve ? cmd_serve(argc - 1, argv + 1)
+                                                : finish(commands[i].run(argc - 1, argv + 1));
     if (argc >= 2)
         fprintf(stderr, "phalanx: unknown command \"%.64s\"\n\n", argv[1]);
     usage(stderr);

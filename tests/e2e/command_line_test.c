@@ -351,6 +351,13 @@ static void test_closed_files(void **state)
         WORDS("generate", "--tokens", "1,5", "--output", "jsonl"));
     assert_int_equal(m.code, DONE);
     command_free(&m);
+    for (int i = 0; i < 2; i++) {
+        cluster_run_shell(&cluster, &m, "exec \"$0\" \"$@\" >/dev/full",
+            i ? WORDS("models") : WORDS("generate", "--tokens", "1,5"));
+        assert_int_equal(m.code, FAILED);
+        assert_non_null(strstr(m.err, "standard output"));
+        command_free(&m);
+    }
     // The reader goes away after the first bytes; the client dies of it and nobody else.
     for (int i = 0; i < 3; i++) {
         cluster_run_shell(&cluster, &m,
