@@ -362,7 +362,7 @@ static void print_finish(struct generate *g, const struct phalanx_event *e)
     if (failed)
         fprintf(stderr, "phalanx %s: %s\n", g->scoring ? "score" : "generate",
             f->error ? f->error : "failed");
-    if (g->settings.output == CMD_TEXT)
+    if (g->settings.output == CMD_TEXT || g->scoring) // each line of score is a token
         return;
     json_t *stop = json_null();
     if (f->has_stop_index && f->stop_index < g->submit.n_stop)
@@ -446,8 +446,7 @@ static const char about_generate[] =
 static const char about_score[] =
     "usage: phalanx score (--prompt TEXT | --prompt-file FILE | --tokens IDS) [options]\n"
     "Prints each prompt token's id and log-probability, none for the first one. With --output\n"
-    "jsonl: a line per token (id, logprob, prompt_offset, top_logprobs), then one with the "
-    "counts.\n";
+    "jsonl: a line per token (id, logprob, prompt_offset, top_logprobs).\n";
 
 static int run(int argc, char **argv, bool scoring)
 {
