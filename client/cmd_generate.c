@@ -108,6 +108,11 @@ struct generate {
     bool scoring;
     uint64_t seed;
     int exit_code;
+    // Text of several samples is printed one after the other: the first one that has not ended
+    // streams, what comes of the later ones is held back.
+    uint32_t showing;
+    struct buf held[LIMIT_SAMPLES];
+    bool ended[LIMIT_SAMPLES];
 };
 
 static enum status parse_ids(const char *text, struct buf *out, struct error *err)
@@ -301,13 +306,44 @@ static json_t *seed_json(uint64_t seed)
                              : json_sprintf("%llu", (unsigned long long)seed);
 }
 
-static void print_token(const struct generate *g, const struct phalanx_event *e)
+static void print_text(struct generate *g, uint32_t index, ProtobufCBinaryData text)
+{
+    if (text.len == 0) // an empty text is NULL
+        return;
+    if (index == g->showing || index >= LIMIT_SAMPLES)
+        fwrite(text.data, 1, text.len, stdout);
+    else if (!buf_append(&g->held[index], text.data, text.len) && g->exit_code == CMD_DONE) {
+        fprintf(stderr, "phalanx generate: the text of sample %u is too long to be kept\n", index);
+        g->exit_code = CMD_FAILED;
+    }
+}
+
+// The sample's last text. Then its line ends, and the next sample is the one that streams.
+static void end_text(struct generate *g, uint32_t index, ProtobufCBinaryData text)
+{
+    print_text(g, index, text);
+    if (index >= LIMIT_SAMPLES)
+        return;
+    g->ended[index] = true;
+    while (g->showing < LIMIT_SAMPLES && g->ended[g->showing]) {
+        if (!g->scoring)
+            putchar('\n');
+        if (++g->showing == LIMIT_SAMPLES)
+            break;
+        const struct buf *next = &g->held[g->showing];
+        if (next->size)
+            fwrite(next->data, 1, next->size, stdout);
+    }
+    fflush(stdout);
+}
+
+static void print_token(struct generate *g, const struct phalanx_event *e)
 {
     const Phalanx__Token *t = e->token;
     bool prompt = e->kind == PHALANX_EVENT_PROMPT;
     if (g->settings.output == CMD_TEXT) {
         if (!prompt)
-            fwrite(t->text.data, 1, t->text.len, stdout);
+            print_text(g, e->index, t->text);
         else if (t->has_logprob)
             printf("%u\t%.6f\n", t->id, (double)t->logprob);
         else
@@ -352,13 +388,8 @@ static void print_finish(struct generate *g, const struct phalanx_event *e)
         g->exit_code = CMD_FAILED;
     if (g->settings.stats)
         print_stats(f);
-    if (g->settings.output == CMD_TEXT) {
-        if (f->text.len) // an empty text is NULL
-            fwrite(f->text.data, 1, f->text.len, stdout);
-        if (!g->scoring)
-            putchar('\n');
-        fflush(stdout);
-    }
+    if (g->settings.output == CMD_TEXT)
+        end_text(g, e->index, f->text);
     if (failed)
         fprintf(stderr, "phalanx %s: %s\n", g->scoring ? "score" : "generate",
             f->error ? f->error : "failed");
@@ -460,6 +491,8 @@ static int run(int argc, char **argv, bool scoring)
     make_rows(&rows);
     phalanx__submit__init(&g->submit);
     g->scoring = scoring;
+    for (int i = 0; i < LIMIT_SAMPLES; i++)
+        buf_init(&g->held[i], LIMIT_MESSAGE_UNPACK_BYTES);
     const struct config_row *row = scoring ? rows.score_row : rows.row;
     size_t n_rows = scoring ? COUNT_OF(score_options) : ROWS;
     // Defaults of all, then what is given.
@@ -494,6 +527,8 @@ static int run(int argc, char **argv, bool scoring)
     if (!g->settings.model)
         free(g->submit.model);
     buf_deinit(&g->prompt);
+    for (int i = 0; i < LIMIT_SAMPLES; i++)
+        buf_deinit(&g->held[i]);
     free(g);
     return code;
 }

@@ -312,6 +312,37 @@ static void test_lines(void **state)
     command_free(&m);
 }
 
+// Samples are printed as text one after the other, whole: what jsonl has, put together by index.
+static void test_samples_as_text(void **state)
+{
+    (void)state;
+    struct command text, lines;
+    cluster_run(&cluster, &text,
+        WORDS("generate", "--tokens", "1,5", "--n", "5", "--max-tokens", "30", "--seed", "7"));
+    cluster_run(&cluster, &lines,
+        WORDS("generate", "--tokens", "1,5", "--n", "5", "--max-tokens", "30", "--seed", "7",
+            "--output", "jsonl"));
+    assert_int_equal(text.code, DONE);
+    assert_int_equal(lines.code, DONE);
+    char joined[4096] = "";
+    for (int k = 0; k < 5; k++) {
+        const json_t *line;
+        size_t i;
+        json_array_foreach(lines.lines, i, line)
+        {
+            if (json_integer_value(json_object_get(line, "index")) != k)
+                continue;
+            size_t n = strlen(joined);
+            snprintf(joined + n, sizeof joined - n, "%s%s",
+                json_string_value(json_object_get(line, "text")),
+                json_object_get(line, "finish_reason") ? "\n" : "");
+        }
+    }
+    assert_string_equal(text.out, joined);
+    command_free(&text);
+    command_free(&lines);
+}
+
 // Text is tokenized with what the tokenizer adds, from whichever source it comes.
 static void test_prompts(void **state)
 {
@@ -412,6 +443,7 @@ int main(void)
         cmocka_unit_test(test_defaults),
         cmocka_unit_test(test_seed),
         cmocka_unit_test(test_lines),
+        cmocka_unit_test(test_samples_as_text),
         cmocka_unit_test(test_prompts),
         cmocka_unit_test(test_closed_files),
         cmocka_unit_test(test_endpoint_in_use),
