@@ -384,13 +384,14 @@ static void print_finish(struct generate *g, const struct phalanx_event *e)
 {
     const Phalanx__Finish *f = e->finish;
     bool failed = f->reason && (strcmp(f->reason, "error") == 0 || strcmp(f->reason, "abort") == 0);
+    bool first = failed && g->exit_code == CMD_DONE; // its samples fail together; one sentence
     if (failed)
         g->exit_code = CMD_FAILED;
     if (g->settings.stats)
         print_stats(f);
     if (g->settings.output == CMD_TEXT)
         end_text(g, e->index, f->text);
-    if (failed)
+    if (first)
         fprintf(stderr, "phalanx %s: %s\n", g->scoring ? "score" : "generate",
             f->error ? f->error : "failed");
     if (g->settings.output == CMD_TEXT || g->scoring) // each line of score is a token
@@ -426,13 +427,14 @@ static enum status next(struct phalanx_client *c, uint64_t request, struct phala
     bool *cancelled, struct error *err)
 {
     for (;;) {
-        enum status s = phalanx_client_next(c, POLL_MS, e, err);
-        if (s != STATUS_AGAIN)
-            return s;
+        // Asked before each event: a stream that flows leaves no pause in which to ask.
         if (interrupted && !*cancelled) {
             *cancelled = true;
             TRY(phalanx_client_cancel(c, request, err));
         }
+        enum status s = phalanx_client_next(c, POLL_MS, e, err);
+        if (s != STATUS_AGAIN)
+            return s;
     }
 }
 
@@ -441,7 +443,8 @@ static enum status stream(struct generate *g, struct phalanx_client *c, struct e
     uint64_t request;
     bool cancelled = false;
     TRY(phalanx_client_submit(c, &g->submit, &request, err));
-    struct sigaction action = {.sa_handler = on_interrupt};
+    // Printing goes on; the wait for an event ends in any case.
+    struct sigaction action = {.sa_handler = on_interrupt, .sa_flags = SA_RESTART};
     sigaction(SIGINT, &action, NULL);
     for (;;) {
         struct phalanx_event e;

@@ -68,6 +68,25 @@ static void expect_ends_well(struct cluster *c)
     command_free(&c->serve);
 }
 
+// Ctrl-C cancels in the middle of a stream that flows; one sentence, whatever the samples are.
+static void test_interrupt_cancels(void **state)
+{
+    (void)state;
+    struct cluster c;
+    struct command m;
+    cluster_start(&c, model_dir, NULL);
+    long_request(&m, &c);
+    wait_lines(&m, 20);
+    assert_int_equal(kill(m.pid, SIGINT), 0);
+    command_wait(&m);
+    assert_int_equal(m.code, 1);
+    assert_string_equal(m.err, "phalanx generate: cancelled by the client\n");
+    const json_t *last = json_array_get(m.lines, json_array_size(m.lines) - 1);
+    assert_string_equal(json_string_value(json_object_get(last, "finish_reason")), "abort");
+    command_free(&m);
+    cluster_stop(&c);
+}
+
 // ---- loading -----------------------------------------------------------------------------------
 
 // From the first answer on: `loading`, and requests are accepted and wait.
@@ -271,6 +290,7 @@ int main(void)
         cmocka_unit_test(test_stop_drains),
         cmocka_unit_test(test_second_signal),
         cmocka_unit_test(test_output_closed),
+        cmocka_unit_test(test_interrupt_cancels),
         cmocka_unit_test(test_default_endpoint),
         cmocka_unit_test(test_tcp),
     };
