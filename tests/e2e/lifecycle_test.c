@@ -89,13 +89,41 @@ static void test_interrupt_cancels(void **state)
 
 // ---- loading -----------------------------------------------------------------------------------
 
+// An mpirun that takes a second more to start, in front of the real one.
+static void slow_mpirun(char dir[32], char path[4096])
+{
+    char file[64], longer[4200];
+    snprintf(dir, 32, "/tmp/phalanx-slow-XXXXXX");
+    assert_non_null(mkdtemp(dir));
+    snprintf(file, sizeof file, "%s/mpirun", dir);
+    FILE *f = fopen(file, "w");
+    assert_non_null(f);
+    snprintf(path, 4096, "%s", getenv("PATH"));
+    fprintf(f, "#!/bin/sh\nPATH='%s'\nsleep 1\nexec mpirun \"$@\"\n", path);
+    assert_int_equal(fclose(f), 0);
+    assert_int_equal(chmod(file, 0700), 0);
+    snprintf(longer, sizeof longer, "%s:%s", dir, path);
+    assert_int_equal(setenv("PATH", longer, 1), 0);
+}
+
+static void usual_mpirun(const char *dir, const char *path)
+{
+    char file[64];
+    snprintf(file, sizeof file, "%s/mpirun", dir);
+    assert_int_equal(setenv("PATH", path, 1), 0);
+    assert_int_equal(unlink(file), 0);
+    assert_int_equal(rmdir(dir), 0);
+}
+
 // From the first answer on: `loading`, and requests are accepted and wait.
 static void test_answers_while_loading(void **state)
 {
     (void)state;
+    static char dir[32], path[4096];
     struct cluster c;
     struct command m, g;
     bool loading = false;
+    slow_mpirun(dir, path);
     cluster_spawn(&c, model_dir, WORDS("--tensor-parallel-degree", "4"));
     command_spawn(&g, &c,
         WORDS("generate", "--model", CLUSTER_MODEL, "--tokens", "1,5", "--ignore-eos", "--output",
@@ -108,6 +136,7 @@ static void test_answers_while_loading(void **state)
     }
     assert_true(loading);
     cluster_wait_ready(&c);
+    usual_mpirun(dir, path);
     command_wait(&g);
     assert_int_equal(g.code, 0);
     assert_int_equal(json_array_size(g.lines), 17);
