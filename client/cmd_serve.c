@@ -5,6 +5,7 @@
 
 #include "base/check.h"
 #include "base/config.h"
+#include "client/scratch.h"
 #include "client/supervisor.h"
 #include "proto/certificate.h"
 #include "proto/endpoint.h"
@@ -12,7 +13,6 @@
 
 #include <errno.h>
 #include <fcntl.h>
-#include <ftw.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -64,8 +64,9 @@ static const struct config_row rows[] = {
 
 struct serve {
     struct serve_settings settings;
-    char endpoint[256], worker_endpoint[320], control_endpoint[320], dir[256], bin[256], name[160];
+    char endpoint[256], worker_endpoint[320], control_endpoint[320], bin[256], name[160];
     int lock_fd;
+    struct scratch scratch;
     struct supervisor supervisor;
 };
 
@@ -137,9 +138,9 @@ static void mpirun_args(struct serve *s)
         supervisor_add(c, parameters[i][1]);
     }
     supervisor_add_text(c, "--mca", "orte_tmpdir_base");
-    supervisor_add(c, s->dir);
+    supervisor_add(c, s->scratch.path);
     supervisor_add_text(c, "--mca", "btl_vader_backing_directory");
-    supervisor_add(c, s->dir);
+    supervisor_add(c, s->scratch.path);
     supervisor_add_number(c, "-np", s->settings.degree);
 }
 
@@ -197,29 +198,17 @@ static enum status make_dir(struct serve *s, struct error *err)
     // Sockets live there, whose paths are short: a long TMPDIR is not used.
     const char *tmp = config_env("TMPDIR");
     bool fits = tmp && *tmp == '/' && strlen(tmp) <= SERVE_TMPDIR_BYTES_MAX;
-    snprintf(
-        s->dir, sizeof s->dir, "%s/phalanx-%u-XXXXXX", fits ? tmp : "/tmp", (unsigned)getuid());
-    if (!mkdtemp(s->dir))
-        return status_fail(err, STATUS_IO, "%s: %s", s->dir, strerror(errno));
-    snprintf(s->worker_endpoint, sizeof s->worker_endpoint, "ipc://%s/workers.ipc", s->dir);
-    snprintf(s->control_endpoint, sizeof s->control_endpoint, "ipc://%s/control.ipc", s->dir);
+    TRY(scratch_open(fits ? tmp : "/tmp", &s->scratch, err));
+    const char *dir = s->scratch.path;
+    snprintf(s->worker_endpoint, sizeof s->worker_endpoint, "ipc://%s/workers.ipc", dir);
+    snprintf(s->control_endpoint, sizeof s->control_endpoint, "ipc://%s/control.ipc", dir);
     return STATUS_OK;
-}
-
-static int remove_one(const char *path, const struct stat *st, int flag, struct FTW *ftw)
-{
-    (void)st;
-    (void)flag;
-    (void)ftw;
-    remove(path);
-    return 0;
 }
 
 static void clean_up(struct serve *s)
 {
     supervisor_close(&s->supervisor);
-    if (s->dir[0])
-        nftw(s->dir, remove_one, 16, FTW_DEPTH | FTW_PHYS);
+    scratch_close(&s->scratch);
     if (s->lock_fd >= 0) {
         char path[256];
         unlink(s->endpoint + 6);
@@ -331,7 +320,7 @@ static bool supervise(struct serve *s)
 
 int cmd_serve(int argc, char **argv)
 {
-    static struct serve s = {.lock_fd = -1, .supervisor.signal_fd = -1};
+    static struct serve s = {.lock_fd = -1, .scratch.lock_fd = -1, .supervisor.signal_fd = -1};
     static struct config_list words;
     struct error err = {0};
     bool help = false;

@@ -1,14 +1,16 @@
 // SPDX-License-Identifier: Apache-2.0
 // The life of a server as its operator sees it: it answers while the model loads, drains on
 // SIGTERM, SIGINT and `phalanx stop`, ends at once on a second signal, survives readers that go
-// away, and has one endpoint per user.
+// away, has one endpoint per user, and leaves nothing to stay when it is killed.
 #include "tests/e2e/cluster.h"
 
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/prctl.h>
 #include <sys/stat.h>
+#include <sys/wait.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -282,6 +284,65 @@ static void test_default_endpoint(void **state)
     unsetenv("XDG_RUNTIME_DIR");
 }
 
+static void wait_ready(struct command *serve)
+{
+    for (int i = 0; i < 400; i++) {
+        char *out = command_peek(serve);
+        bool ready = strncmp(out, "ready: ", 7) == 0;
+        free(out);
+        if (ready)
+            return;
+        sleep_ms(50);
+    }
+    fail_msg("serve is not ready");
+}
+
+static void expect_folders(const char *dir, int n)
+{
+    struct command m;
+    cluster_run_shell(NULL, &m, "ls -d \"$1\"/phalanx-serve-* 2>/dev/null | wc -l", WORDS(dir));
+    assert_int_equal(strtol(m.out, NULL, 10), n);
+    command_free(&m);
+}
+
+// What a server that was killed leaves, the next one of this user removes; one that lives keeps
+// its own.
+static void test_killed(void **state)
+{
+    (void)state;
+    char dir[] = "/tmp/phalanx-e2e-run-XXXXXX", first[64], second[64];
+    struct command a, b;
+    assert_int_equal(prctl(PR_SET_CHILD_SUBREAPER, 1), 0);
+    assert_non_null(mkdtemp(dir));
+    setenv("TMPDIR", dir, 1);
+    snprintf(first, sizeof first, "ipc://%s/a.ipc", dir);
+    snprintf(second, sizeof second, "ipc://%s/b.ipc", dir);
+    command_spawn(&a, NULL, WORDS("serve", model_dir, "--endpoint", first));
+    wait_ready(&a);
+    assert_int_equal(kill(a.pid, SIGKILL), 0);
+    command_wait(&a);
+    command_free(&a);
+    while (waitpid(-1, NULL, 0) > 0) // its orphans have gone too
+        continue;
+    expect_folders(dir, 1);
+    command_spawn(&a, NULL, WORDS("serve", model_dir, "--endpoint", first));
+    wait_ready(&a);
+    expect_folders(dir, 1);
+    command_spawn(&b, NULL, WORDS("serve", model_dir, "--endpoint", second));
+    wait_ready(&b);
+    expect_folders(dir, 2);
+    assert_int_equal(kill(a.pid, SIGTERM), 0);
+    assert_int_equal(kill(b.pid, SIGTERM), 0);
+    command_wait(&a);
+    command_wait(&b);
+    assert_int_equal(a.code, 0);
+    assert_int_equal(b.code, 0);
+    command_free(&a);
+    command_free(&b);
+    assert_int_equal(rmdir(dir), 0); // empty
+    unsetenv("TMPDIR");
+}
+
 static void test_tcp(void **state)
 {
     (void)state;
@@ -321,6 +382,7 @@ int main(void)
         cmocka_unit_test(test_output_closed),
         cmocka_unit_test(test_interrupt_cancels),
         cmocka_unit_test(test_default_endpoint),
+        cmocka_unit_test(test_killed),
         cmocka_unit_test(test_tcp),
     };
     return cmocka_run_group_tests(tests, start, NULL);
