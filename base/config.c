@@ -92,7 +92,7 @@ static enum status set_number(
             text, row->type == CONFIG_BYTES ? " of bytes such as 64MiB" : "");
     if (!ok)
         return status_fail(err, STATUS_INVALID,
-            "--%s is \"%.64s\", expected a number from %.15g to %.15g", row->name, text, row->min,
+            "--%s is \"%.64s\", expected a number from %.16g to %.16g", row->name, text, row->min,
             row->max);
     if (row->type == CONFIG_INT)
         memcpy(field, &i, sizeof i);

@@ -85,6 +85,7 @@ static void test_usage(void **state)
     expect_at(
         NULL, USAGE, "--max-tokens", WORDS("generate", "--prompt", "a", "--max-tokens", "-1"));
     expect_at(NULL, USAGE, "--seed", WORDS("generate", "--prompt", "a", "--seed", "-1"));
+    expect_at(NULL, USAGE, "0 to 9007199254740992", WORDS("serve", "--seed", "-1"));
     expect_at(NULL, USAGE, "--output", WORDS("generate", "--prompt", "a", "--output", "xml"));
     expect_at(
         NULL, FAILED, "/nowhere/prompt", WORDS("generate", "--prompt-file", "/nowhere/prompt"));
