@@ -164,6 +164,20 @@ static void group_args(struct serve *s)
 
 // ---- start and end -----------------------------------------------------------------------------
 
+// The user's own path is found without asking, so nobody else may be able to put a socket there.
+static enum status check_owner(const char *dir, struct error *err)
+{
+    struct stat st;
+    if (lstat(dir, &st) != 0)
+        return status_fail(err, STATUS_IO, "%s: %s", dir, strerror(errno));
+    if (!S_ISDIR(st.st_mode) || st.st_uid != geteuid() || (st.st_mode & 022))
+        return status_fail(err, STATUS_IO,
+            "%s is not a folder that only this user can write to, expected one for the default "
+            "endpoint, or --endpoint",
+            dir);
+    return STATUS_OK;
+}
+
 // One server per endpoint: whoever holds the lock may use the socket's path.
 static enum status lock_endpoint(struct serve *s, struct error *err)
 {
@@ -179,6 +193,8 @@ static enum status lock_endpoint(struct serve *s, struct error *err)
     *slash = '\0';
     if (*path && mkdir(path, 0700) != 0 && errno != EEXIST)
         return status_fail(err, STATUS_IO, "%s: %s", path, strerror(errno));
+    if (!s->settings.endpoint)
+        TRY(check_owner(path, err));
     snprintf(path, sizeof path, "%s.lock", s->endpoint + 6);
     int fd = open(path, O_RDWR | O_CREAT | O_CLOEXEC | O_NOFOLLOW, 0600);
     if (fd < 0)

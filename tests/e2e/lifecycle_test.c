@@ -284,6 +284,27 @@ static void test_default_endpoint(void **state)
     unsetenv("XDG_RUNTIME_DIR");
 }
 
+// A folder that others can write to is no place for the endpoint that clients find by themselves.
+static void test_default_endpoint_open(void **state)
+{
+    (void)state;
+    char dir[] = "/tmp/phalanx-e2e-run-XXXXXX", path[128];
+    struct command m;
+    assert_non_null(mkdtemp(dir));
+    snprintf(path, sizeof path, "%s/phalanx", dir);
+    assert_int_equal(mkdir(path, 0700), 0);
+    assert_int_equal(chmod(path, 0777), 0);
+    setenv("XDG_RUNTIME_DIR", dir, 1);
+    cluster_run(NULL, &m, WORDS("serve", model_dir));
+    unsetenv("XDG_RUNTIME_DIR");
+    assert_int_equal(m.code, 1);
+    assert_non_null(strstr(m.err, path));
+    assert_non_null(strstr(m.err, "--endpoint"));
+    command_free(&m);
+    assert_int_equal(rmdir(path), 0); // empty
+    assert_int_equal(rmdir(dir), 0);
+}
+
 static void wait_ready(struct command *serve)
 {
     for (int i = 0; i < 400; i++) {
@@ -382,6 +403,7 @@ int main(void)
         cmocka_unit_test(test_output_closed),
         cmocka_unit_test(test_interrupt_cancels),
         cmocka_unit_test(test_default_endpoint),
+        cmocka_unit_test(test_default_endpoint_open),
         cmocka_unit_test(test_killed),
         cmocka_unit_test(test_tcp),
     };
