@@ -217,19 +217,25 @@ static enum status refusal(const Phalanx__Refused *refused, struct error *err)
         err, STATUS_DENIED, "%s", refused->reason ? refused->reason : "refused without a reason");
 }
 
-// Sends `m` and waits for a message for which `want` is true. Tokens that come in between are
-// dropped; the gap is noticed and they are asked for again.
+// Sends `m`, again each time that nothing comes for a while, since a coordinator that is killed
+// takes the question with it, and waits for a message for which `want` is true. Tokens that come in
+// between are dropped; the gap is noticed and they are asked for again.
 static enum status ask(struct phalanx_client *c, Phalanx__ClientMessage *m, int timeout_ms,
     bool (*want)(const Phalanx__ServerMessage *), struct error *err)
 {
     check(!c->at || !c->message); // not between the events of one message
-    TRY(client_socket_send_message(c, m, err));
-    uint64_t end = clock_now_us() + (uint64_t)timeout_ms * 1000;
-    for (;;) {
-        uint64_t now = clock_now_us();
+    uint64_t now = clock_now_us(), end = now + (uint64_t)timeout_ms * 1000, sent_us = 0;
+    for (;; now = clock_now_us()) {
         if (now >= end)
             return silence(c, (uint64_t)timeout_ms, err);
-        enum status s = client_socket_receive(c, (int)((end - now + 999) / 1000), err);
+        if (now - sent_us >= CLIENT_NUDGE_MS * 1000) {
+            TRY(client_socket_send_message(c, m, err));
+            sent_us = now;
+        }
+        uint64_t again_us = sent_us + CLIENT_NUDGE_MS * 1000;
+        uint64_t due = again_us < end ? again_us : end;
+        int wait_ms = due > now ? (int)((due - now + 999) / 1000) : 0;
+        enum status s = client_socket_receive(c, wait_ms, err);
         if (s == STATUS_OK && want(c->message))
             return STATUS_OK;
         if (s == STATUS_OK && c->message->refused && !c->message->refused->has_request_id)

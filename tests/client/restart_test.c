@@ -180,9 +180,8 @@ static void test_kill(void **state)
 }
 
 // The command line neither notices.
-static void test_kill_generate(void **state)
+static void kill_generate_after(long ms)
 {
-    (void)state;
     static struct answer killed, whole;
     const char *model = test_path(test_source_dir(), "tests/golden/models/llama-gqa-sharded");
     const char *const words[] = {"generate", "--tokens", "1,17,300", "--max-tokens", "500",
@@ -191,7 +190,7 @@ static void test_kill_generate(void **state)
     struct command m;
     cluster_start(&cluster, model, NULL);
     command_spawn(&m, &cluster, words);
-    nanosleep(&(struct timespec){.tv_nsec = 60000000}, NULL);
+    nanosleep(&(struct timespec){.tv_nsec = ms * 1000000}, NULL);
     kill_coordinator(&cluster);
     command_wait(&m);
     cluster_answer(&m, 0, &killed);
@@ -202,6 +201,15 @@ static void test_kill_generate(void **state)
     assert_int_equal(whole.n, 500);
     assert_true(cluster_answer_same(&killed, &whole));
     cluster_stop(&cluster);
+}
+
+// While it asks which models there are, while it submits, while it streams.
+static void test_kill_generate(void **state)
+{
+    (void)state;
+    static const long after_ms[] = {2, 4, 6, 60};
+    for (size_t i = 0; i < sizeof after_ms / sizeof *after_ms; i++)
+        kill_generate_after(after_ms[i]);
 }
 
 int main(void)
