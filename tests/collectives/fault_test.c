@@ -244,6 +244,8 @@ static int struck(struct bootstrap *b, void *context)
         clock_sleep_us(50000); // the others have seen it by now
         kill(pids[victim], SIGCONT);
     }
+    if (b->rank == victim)
+        pthread_join(t, NULL);
     return 0;
 }
 
