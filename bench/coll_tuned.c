@@ -40,20 +40,19 @@ static void run_job(int job, const char *self, uint32_t size, size_t most)
     size_t n = 0;
     char ranks[16], bytes[32];
     cpu_set_t mine, all;
-    for (char **e = environ; *e != NULL && n + 1 < ENTRIES; e++)
+    static char *root[] = {"OMPI_ALLOW_RUN_AS_ROOT=1", "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1"};
+    for (char **e = environ; *e != NULL && n + COUNT_OF(root) + 1 < ENTRIES; e++)
         if (!of_this_job(*e))
             env[n++] = *e;
+    // This job runs, so whoever started it has allowed what root may do.
+    for (size_t i = 0; i < COUNT_OF(root) && geteuid() == 0; i++)
+        env[n++] = root[i];
     environ = env;
     // Bound as this job is, but not to the one core of rank 0.
     bool bound = sched_getaffinity(0, sizeof mine, &mine) == 0 && CPU_COUNT(&mine) == 1 &&
                  sysconf(_SC_NPROCESSORS_ONLN) >= (long)size;
     memset(&all, 0xff, sizeof all);
     (void)sched_setaffinity(0, sizeof all, &all);
-    // This job runs, so whoever started it has allowed what root may do.
-    if (geteuid() == 0) {
-        (void)setenv("OMPI_ALLOW_RUN_AS_ROOT", "1", 1);
-        (void)setenv("OMPI_ALLOW_RUN_AS_ROOT_CONFIRM", "1", 1);
-    }
     (void)snprintf(ranks, sizeof ranks, "%u", (unsigned)size);
     (void)snprintf(bytes, sizeof bytes, "%zu", most);
     execlp("mpirun", "mpirun", "--oversubscribe", "--bind-to", bound ? "core" : "none", "-np",
