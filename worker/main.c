@@ -109,6 +109,9 @@ static enum status run(
         s = b->rank == 0 ? lead(u, r, err) : rank_follow(r, err);
     }
     // A group that could not start gives its model up; one that served is started again.
+    // It is said at once: closing may take a second, and mpirun ends this rank with the others.
+    if (s != STATUS_OK && b->rank == 0)
+        log_error("%s", err->text);
     if (s != STATUS_OK && u)
         uplink_failed(u, *ready ? NULL : err->text);
     rank_close(r);
@@ -131,7 +134,7 @@ static int serve(const struct worker_settings *o)
         sigaction(SIGTERM, &action, NULL);
         s = run(o, b, &ready, &err);
     }
-    if (s != STATUS_OK && (!b || b->rank == 0))
+    if (!b)
         log_error("%s", err.text);
     int code = s == STATUS_OK ? 0 : ready ? 1 : EXIT_FINAL;
     if (code) {
