@@ -10,7 +10,6 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <time.h>
 
 enum {
     BUFFER_BYTES = 256 << 20,
@@ -45,13 +44,6 @@ struct bench {
     struct limits *limits;
     char name[64];
 };
-
-static double now_s(void)
-{
-    struct timespec t;
-    clock_gettime(CLOCK_MONOTONIC, &t);
-    return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
-}
 
 static _Noreturn void die(const char *text)
 {
@@ -129,7 +121,7 @@ static double time_calls(const struct bench *b, struct row *r)
             .block_tokens = BLOCK_TOKENS},
         .scale = 0.125f,
         .out = r->out};
-    double begin = now_s(), spent;
+    double begin = limits_now_s(), spent;
     int calls = 0;
     do {
         char *layer = r->pages + 2 * r->layer_bytes * (next++ % r->n_layers);
@@ -137,7 +129,7 @@ static double time_calls(const struct bench *b, struct row *r)
         a.kv.v = layer + r->layer_bytes;
         b->kernels->attention(b->device, &a);
         calls++;
-        spent = now_s() - begin;
+        spent = limits_now_s() - begin;
     } while (spent < ROW_MS * 1e-3);
     return spent / calls;
 }

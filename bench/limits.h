@@ -26,6 +26,8 @@ double limits_int8_gops(struct limits *l);  // u8 x s8 into s32, multiply and ad
 
 // Median of n numbers, which are reordered.
 double limits_median(double *v, size_t n);
+// Seconds since some fixed moment, in nanoseconds' steps.
+double limits_now_s(void);
 
 // ---- the loops, one set for each instruction set (limits_avx2.c, limits_avx512.c) --------------
 

@@ -10,7 +10,6 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
-#include <time.h>
 
 enum {
     BUFFER_BYTES = 512 << 20,
@@ -41,13 +40,6 @@ struct row {
     enum dtype dtype;
     uint32_t m, n, k;
 };
-
-static double now_s(void)
-{
-    struct timespec t;
-    clock_gettime(CLOCK_MONOTONIC, &t);
-    return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
-}
 
 static _Noreturn void die(const char *text)
 {
@@ -84,13 +76,13 @@ static double time_calls(struct bench *b, const struct row *r, struct weight **w
     static size_t next;
     struct linear_args a = {
         .n_rows = r->m, .x = x, .x_stride = r->k, .out = out, .out_stride = r->n};
-    double begin = now_s(), spent;
+    double begin = limits_now_s(), spent;
     int calls = 0;
     do {
         a.w = w[next++ % n_weights];
         b->kernels->linear(b->device, &a);
         calls++;
-        spent = now_s() - begin;
+        spent = limits_now_s() - begin;
     } while (spent < ROW_MS * 1e-3);
     return spent / calls;
 }

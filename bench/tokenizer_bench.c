@@ -6,6 +6,8 @@
 // text's UTF-8 just before and after, which survives a noisy machine.
 #include "base/clock.h"
 #include "base/utf8.h"
+#include "bench/limits.h"
+#include "model/text_file.h"
 #include "model/tokenizer.h"
 
 #include <stdio.h>
@@ -13,31 +15,6 @@
 #include <string.h>
 
 enum { PASSES = 7, PIECE_BYTES = 1 << 16, CHAT_BYTES = 1 << 10 };
-
-static int compare(const void *a, const void *b)
-{
-    double x = *(const double *)a, y = *(const double *)b;
-    return (x > y) - (x < y);
-}
-
-static double median(double v[PASSES])
-{
-    qsort(v, PASSES, sizeof *v, compare);
-    return v[PASSES / 2];
-}
-
-static bool read_text(const char *path, struct buf *out)
-{
-    FILE *f = fopen(path, "rb");
-    if (!f)
-        return false;
-    uint8_t block[65536];
-    size_t n;
-    while ((n = fread(block, 1, sizeof block, f)) > 0)
-        buf_append(out, block, n);
-    fclose(f);
-    return !buf_failed(out);
-}
 
 // Every token's text once, as a stand-in for a text.
 static void make_text(const struct tokenizer *t, struct buf *out)
@@ -66,7 +43,7 @@ static double validate(const struct buf *text)
         bool valid = utf8_valid(text->data, text->size);
         v[i] = valid ? (double)text->size / (double)(clock_now_us() - begin + 1) : 0;
     }
-    return median(v);
+    return limits_median(v, PASSES);
 }
 
 // MB/s of encoding the text in pieces; `ids` holds all ids afterwards.
@@ -87,7 +64,7 @@ static double encode(
         }
         v[i] = (double)text->size / (double)(clock_now_us() - begin + 1);
     }
-    return median(v);
+    return limits_median(v, PASSES);
 }
 
 static double decode(const struct tokenizer *t, const struct tokenizer_ids *ids, struct buf *out)
@@ -99,7 +76,7 @@ static double decode(const struct tokenizer *t, const struct tokenizer_ids *ids,
         tokenizer_decode(t, ids->data, ids->count, false, out);
         v[i] = (double)out->size / (double)(clock_now_us() - begin + 1);
     }
-    return median(v);
+    return limits_median(v, PASSES);
 }
 
 static void print_rows(const struct tokenizer *t, const struct buf *text)
@@ -124,16 +101,25 @@ static void print_rows(const struct tokenizer *t, const struct buf *text)
     buf_deinit(&out);
 }
 
+static enum status read_text(const char *path, struct buf *out, struct error *err)
+{
+    char *text = NULL;
+    size_t n = 0;
+    TRY(text_file_read(path, TOKENIZER_TEXT_BYTES_MAX, &text, &n, err));
+    buf_append(out, text, n);
+    free(text);
+    return STATUS_OK;
+}
+
 static enum status load(const char *path, struct tokenizer **t, struct error *err)
 {
-    struct buf json;
-    buf_init(&json, TOKENIZER_FILE_BYTES_MAX + 1);
+    char *json = NULL;
     size_t n = strlen(path);
     if (n < 5 || strcmp(path + n - 5, ".json") != 0)
         return tokenizer_load(path, t, err);
-    enum status st = read_text(path, &json) ? tokenizer_load_memory(json.data, json.size, t, err)
-                                            : status_fail(err, STATUS_IO, "cannot read %s", path);
-    buf_deinit(&json);
+    TRY(text_file_read(path, TOKENIZER_FILE_BYTES_MAX, &json, &n, err));
+    enum status st = tokenizer_load_memory(json, n, t, err);
+    free(json);
     return st;
 }
 
@@ -156,9 +142,8 @@ int main(int argc, char **argv)
         tokenizer_vocab_size(t));
     if (argc < 3)
         make_text(t, &text);
-    else if (!read_text(argv[2], &text))
-        fprintf(stderr, "%s cannot be read, or is larger than %zu bytes\n", argv[2],
-            TOKENIZER_TEXT_BYTES_MAX);
+    else if (read_text(argv[2], &text, &err) != STATUS_OK)
+        fprintf(stderr, "%s\n", err.text);
     if (text.size > 0)
         print_rows(t, &text);
     buf_deinit(&text);

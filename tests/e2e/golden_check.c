@@ -4,32 +4,9 @@
 #include "model/arch.h"
 #include "model/shard.h"
 
-#include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-
-struct worst {
-    double error;
-    uint32_t n;
-};
-
-static void compare(struct worst *w, double got, double expected)
-{
-    double e = fabs(got - expected);
-    w->n++;
-    if (!(e <= w->error))
-        w->error = e;
-}
-
-// The golden's log-probabilities behind position `row`, or NULL where it has none.
-static const double *row_of(const struct golden *g, const struct golden_prompt *p, uint32_t row)
-{
-    uint32_t skipped = p->n_ids - p->n_rows;
-    if (!p->logprobs || row < skipped || row >= p->n_ids)
-        return NULL;
-    return p->logprobs + (size_t)(row - skipped) * g->vocab_size;
-}
 
 static double logprob_of(const json_t *o)
 {
@@ -46,11 +23,11 @@ static uint32_t id_of(const json_t *o)
 }
 
 // Five alternatives, in falling order.
-static void check_tops(struct worst *w, const struct golden *g, const struct golden_prompt *p,
-    uint32_t step, const json_t *line)
+static void check_tops(struct golden_worst *w, const struct golden *g,
+    const struct golden_prompt *p, uint32_t step, const json_t *line)
 {
     const json_t *tops = json_object_get(line, "top_logprobs"), *top;
-    const double *row = step == 0 ? row_of(g, p, p->n_ids - 1) : NULL;
+    const double *row = step == 0 ? golden_row(g, p, p->n_ids - 1) : NULL;
     size_t k;
     double above = 0;
     assert_int_equal(json_array_size(tops), GOLDEN_TOPS);
@@ -59,16 +36,16 @@ static void check_tops(struct worst *w, const struct golden *g, const struct gol
         assert_true(logprob_of(top) <= above);
         above = logprob_of(top);
         if (row)
-            compare(w, logprob_of(top), row[id_of(top)]);
+            golden_compare(w, logprob_of(top), row[id_of(top)]);
         // Given to five digits; tops that nearly tie may come in another order.
         for (size_t i = 0; p->top && i < GOLDEN_TOPS; i++)
             if (p->top[step][i].id == id_of(top))
-                compare(w, logprob_of(top), (double)p->top[step][i].logprob);
+                golden_compare(w, logprob_of(top), (double)p->top[step][i].logprob);
     }
 }
 
-static void check_generate(
-    struct worst *w, const struct cluster *c, const struct golden *g, const struct golden_prompt *p)
+static void check_generate(struct golden_worst *w, const struct cluster *c, const struct golden *g,
+    const struct golden_prompt *p)
 {
     static struct answer a;
     struct command m;
@@ -86,14 +63,14 @@ static void check_generate(
         if (a.ids[i] != p->greedy[i])
             fail_msg("%s: greedy id %u is %u, expected %u", g->dir, i, a.ids[i], p->greedy[i]);
         if (p->greedy_logprob)
-            compare(w, (double)a.logprobs[i], p->greedy_logprob[i]);
+            golden_compare(w, (double)a.logprobs[i], p->greedy_logprob[i]);
         check_tops(w, g, p, i, json_array_get(m.lines, i));
     }
     command_free(&m);
 }
 
-static void check_score(
-    struct worst *w, const struct cluster *c, const struct golden *g, const struct golden_prompt *p)
+static void check_score(struct golden_worst *w, const struct cluster *c, const struct golden *g,
+    const struct golden_prompt *p)
 {
     struct command m;
     cluster_run(c, &m,
@@ -111,12 +88,12 @@ static void check_score(
             assert_true(json_is_null(json_object_get(line, "logprob")));
             continue;
         }
-        const double *row = row_of(g, p, i - 1);
+        const double *row = golden_row(g, p, i - 1);
         double got = logprob_of(line);
         if (row)
-            compare(w, got, row[p->ids[i]]);
+            golden_compare(w, got, row[p->ids[i]]);
         if (p->nll)
-            compare(w, got, -p->nll[i - 1]);
+            golden_compare(w, got, -p->nll[i - 1]);
     }
     command_free(&m);
 }
@@ -124,7 +101,7 @@ static void check_score(
 void golden_check(const char *dir, const struct golden *g, const char *degree)
 {
     struct cluster c;
-    struct worst w = {0};
+    struct golden_worst w = {0};
     char length[16];
     snprintf(length, sizeof length, "%u", g->max_model_len);
     cluster_start(&c, dir,

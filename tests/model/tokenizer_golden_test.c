@@ -2,6 +2,7 @@
 // Tokenizers of real models against what Hugging Face's library made of 1,301 texts: ids equal,
 // decoding equal, in one piece and streamed id by id.
 #include "base/utf8.h"
+#include "model/text_file.h"
 #include "model/tokenizer.h"
 #include "tests/test_support.h"
 
@@ -13,28 +14,16 @@
 
 enum { FILE_BYTES_MAX = 256 * 1024 * 1024 };
 
-static bool read_file(const char *path, struct buf *out)
-{
-    FILE *f = fopen(path, "rb");
-    if (!f)
-        return false;
-    uint8_t block[65536];
-    size_t n;
-    while ((n = fread(block, 1, sizeof block, f)) > 0)
-        buf_append(out, block, n);
-    fclose(f);
-    return !buf_failed(out);
-}
-
 static bool read_xz(const char *path, struct buf *out)
 {
-    struct buf packed;
-    buf_init(&packed, FILE_BYTES_MAX);
+    char *packed = NULL;
+    size_t n = 0;
     lzma_stream s = LZMA_STREAM_INIT;
-    bool ok = read_file(path, &packed) && lzma_stream_decoder(&s, UINT64_MAX, 0) == LZMA_OK;
+    bool ok = text_file_read(path, FILE_BYTES_MAX, &packed, &n, NULL) == STATUS_OK &&
+              lzma_stream_decoder(&s, UINT64_MAX, 0) == LZMA_OK;
     lzma_ret rc = LZMA_OK;
-    s.next_in = packed.data;
-    s.avail_in = packed.size;
+    s.next_in = (const uint8_t *)packed;
+    s.avail_in = n;
     while (ok && rc == LZMA_OK) {
         static uint8_t block[1 << 20];
         s.next_out = block;
@@ -43,7 +32,7 @@ static bool read_xz(const char *path, struct buf *out)
         buf_append(out, block, sizeof block - s.avail_out);
     }
     lzma_end(&s);
-    buf_deinit(&packed);
+    free(packed);
     return ok && rc == LZMA_STREAM_END && !buf_failed(out);
 }
 

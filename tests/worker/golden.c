@@ -127,3 +127,19 @@ void golden_close(struct golden *g)
     }
     free(g);
 }
+
+const double *golden_row(const struct golden *g, const struct golden_prompt *p, uint32_t row)
+{
+    uint32_t skipped = p->n_ids - p->n_rows;
+    if (!p->logprobs || row < skipped || row >= p->n_ids)
+        return NULL;
+    return p->logprobs + (size_t)(row - skipped) * g->vocab_size;
+}
+
+void golden_compare(struct golden_worst *w, double got, double expected)
+{
+    double e = fabs(got - expected);
+    w->n++;
+    if (!(e <= w->error))
+        w->error = e;
+}

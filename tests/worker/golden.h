@@ -30,4 +30,14 @@ struct golden {
 struct golden *golden_open(const char *dir);
 void golden_close(struct golden *g);
 
+// The log-probabilities [vocab_size] behind prompt position `row`, or NULL where there are none.
+const double *golden_row(const struct golden *g, const struct golden_prompt *p, uint32_t row);
+
+// The largest distance between what was got and what was expected.
+struct golden_worst {
+    double error;
+    uint32_t n;
+};
+void golden_compare(struct golden_worst *w, double got, double expected);
+
 #endif

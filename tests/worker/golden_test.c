@@ -10,60 +10,45 @@
 #include "tests/worker/golden.h"
 
 #include <dirent.h>
-#include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
-struct worst {
-    double error;
-    uint32_t n;
-};
-
-static void compare(struct worst *w, double got, double expected)
-{
-    double e = fabs(got - expected);
-    w->n++;
-    if (!(e <= w->error))
-        w->error = e;
-}
-
 // A scored or first sampled row against the whole row of logits.
-static void compare_row(struct worst *w, const struct golden *g, const struct golden_prompt *p,
-    const struct drive_result *r)
+static void compare_row(struct golden_worst *w, const struct golden *g,
+    const struct golden_prompt *p, const struct drive_result *r)
 {
-    uint32_t row = r->position - 1, skipped = p->n_ids - p->n_rows;
-    if (!p->logprobs || row >= p->n_ids || row < skipped)
+    const double *expected = golden_row(g, p, r->position - 1);
+    if (!expected)
         return;
-    const double *expected = p->logprobs + (size_t)(row - skipped) * g->vocab_size;
-    compare(w, (double)r->logprob, expected[r->id]);
+    golden_compare(w, (double)r->logprob, expected[r->id]);
     uint32_t rank = 1;
     for (uint32_t i = 0; i < g->vocab_size; i++)
         rank += expected[i] > expected[r->id] + 1e-3;
     assert_true(r->rank >= rank);
     for (uint32_t i = 0; i < r->n_top; i++)
-        compare(w, (double)r->top[i].logprob, expected[r->top[i].id]);
+        golden_compare(w, (double)r->top[i].logprob, expected[r->top[i].id]);
 }
 
 static void compare_step(
-    struct worst *w, const struct golden_prompt *p, const struct drive_result *r)
+    struct golden_worst *w, const struct golden_prompt *p, const struct drive_result *r)
 {
     if (r->kind == ANSWER_SCORED && p->nll)
-        compare(w, (double)r->logprob, -p->nll[r->position - 1]);
+        golden_compare(w, (double)r->logprob, -p->nll[r->position - 1]);
     if (r->kind != ANSWER_SAMPLED)
         return;
     uint32_t step = r->position - p->n_ids;
     if (p->greedy_logprob)
-        compare(w, (double)r->logprob, p->greedy_logprob[step]);
+        golden_compare(w, (double)r->logprob, p->greedy_logprob[step]);
     // Log-probabilities are given to 5 digits; tops that nearly tie may come in another order.
     for (uint32_t k = 0; p->top && k < GOLDEN_TOPS; k++)
         for (uint32_t i = 0; i < r->n_top; i++)
             if (r->top[i].id == p->top[step][k].id)
-                compare(w, (double)r->top[i].logprob, (double)p->top[step][k].logprob);
+                golden_compare(w, (double)r->top[i].logprob, (double)p->top[step][k].logprob);
 }
 
-static void check_prompt(struct worst *w, const struct golden *g, const struct golden_prompt *p,
-    const struct drive_request *r)
+static void check_prompt(struct golden_worst *w, const struct golden *g,
+    const struct golden_prompt *p, const struct drive_request *r)
 {
     assert_int_equal(r->n_results, p->n_ids - 1 + p->n_greedy);
     for (uint32_t i = 0; i < r->n_results; i++) {
@@ -93,7 +78,7 @@ static void check_model(const char *dir, const uint32_t *degrees, uint32_t n_deg
         struct drive d;
         drive_open(&d, &o, degrees[i]);
         struct drive_request *r[GOLDEN_PROMPTS_MAX];
-        struct worst w = {0};
+        struct golden_worst w = {0};
         for (uint32_t k = 0; k < g->n_prompts; k++) {
             r[k] = calloc(1, sizeof *r[k]);
             r[k]->prompt = g->prompt[k].ids;
