@@ -140,6 +140,6 @@ void golden_compare(struct golden_worst *w, double got, double expected)
 {
     double e = fabs(got - expected);
     w->n++;
-    if (!(e <= w->error))
+    if (isnan(e) || e > w->error)
         w->error = e;
 }

@@ -33,7 +33,7 @@ void golden_close(struct golden *g);
 // The log-probabilities [vocab_size] behind prompt position `row`, or NULL where there are none.
 const double *golden_row(const struct golden *g, const struct golden_prompt *p, uint32_t row);
 
-// The largest distance between what was got and what was expected.
+// The largest distance between what was got and what was expected; a NaN stays.
 struct golden_worst {
     double error;
     uint32_t n;
