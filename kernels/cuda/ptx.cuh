@@ -5,6 +5,7 @@
 #define PHALANX_KERNELS_CUDA_PTX_CUH
 
 #include "kernels/cuda/port.cuh"
+#include "kernels/cuda/types.cuh"
 
 typedef unsigned long long phx_u64;
 
@@ -165,6 +166,19 @@ __device__ __forceinline__ void phx_copy_async_16(void *to, const void *from)
 #endif
 }
 
+// The same, or 16 zeros where `there` is false; `from` must be an address all the same.
+__device__ __forceinline__ void phx_copy_async_16_if(void *to, const void *from, bool there)
+{
+#if !PHX_EMU
+    unsigned at = (unsigned)__cvta_generic_to_shared(to), bytes = there ? 16 : 0;
+    asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(at), "l"(from), "r"(bytes)
+                 : "memory");
+#else
+    alignas(16) static const unsigned char zeros[16] = {};
+    emu::async_copy(to, there ? from : zeros, 16);
+#endif
+}
+
 __device__ __forceinline__ void phx_copy_commit()
 {
 #if !PHX_EMU
@@ -199,5 +213,109 @@ __device__ __forceinline__ void phx_grid_release()
     asm volatile("griddepcontrol.launch_dependents;" ::: "memory");
 #endif
 }
+
+// 16 bytes of memory that no kernel writes meanwhile and that nobody reads again soon: weights.
+__device__ __forceinline__ uint4 phx_load_stream_16(const void *p)
+{
+    uint4 v;
+#if !PHX_EMU
+    asm volatile("ld.global.nc.L1::no_allocate.L2::128B.v4.u32 {%0, %1, %2, %3}, [%4];"
+                 : "=r"(v.x), "=r"(v.y), "=r"(v.z), "=r"(v.w)
+                 : "l"(p));
+#else
+    emu::check_aligned(p, 16);
+    v = *static_cast<const uint4 *>(p);
+#endif
+    return v;
+}
+
+// ---- matrices of 16-bit floats, all lanes of a warp together -----------------------------------
+// Which lane holds which element: kernels/emu/matrix.hpp, which is the twin.
+
+// ldmatrix: `count` 8x8 matrices; lane 8 i + r gives the address of row r of matrix i, a multiple
+// of 16. Register i of `out` is this lane's part of matrix i, of its transpose if `transposed`.
+#if !PHX_EMU
+template <int count, bool transposed = false>
+__device__ __forceinline__ void phx_matrix_load(unsigned *out, const void *row)
+{
+    static_assert(count == 2 || count == 4, "two or four matrices");
+    unsigned at = (unsigned)__cvta_generic_to_shared(row);
+    if constexpr (count == 4 && !transposed)
+        asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0, %1, %2, %3}, [%4];"
+                     : "=r"(out[0]), "=r"(out[1]), "=r"(out[2]), "=r"(out[3])
+                     : "r"(at)
+                     : "memory");
+    else if constexpr (count == 4)
+        asm volatile("ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16 {%0, %1, %2, %3}, [%4];"
+                     : "=r"(out[0]), "=r"(out[1]), "=r"(out[2]), "=r"(out[3])
+                     : "r"(at)
+                     : "memory");
+    else if constexpr (!transposed)
+        asm volatile("ldmatrix.sync.aligned.m8n8.x2.shared.b16 {%0, %1}, [%2];"
+                     : "=r"(out[0]), "=r"(out[1])
+                     : "r"(at)
+                     : "memory");
+    else
+        asm volatile("ldmatrix.sync.aligned.m8n8.x2.trans.shared.b16 {%0, %1}, [%2];"
+                     : "=r"(out[0]), "=r"(out[1])
+                     : "r"(at)
+                     : "memory");
+}
+#else
+template <int count, bool transposed = false>
+inline void phx_matrix_load(unsigned *out, const void *row, EMU_HERE)
+{
+    static_assert(count == 2 || count == 4, "two or four matrices");
+    emu::matrix_load<count, transposed>(out, row, EMU_SITE("ldmatrix"));
+}
+#endif
+
+// mma.sync: c += a b with a [16, 16] or [16, 8], b [16, 8] or [8, 8], c [16, 8]; T is phx_f16 or
+// phx_bf16, sums are floats.
+#if !PHX_EMU
+#define PHX_MULTIPLY(T, type)                                                                      \
+    template <>                                                                                    \
+    __device__ __forceinline__ void phx_multiply_16x8x16<T>(                                       \
+        float *c, const unsigned *a, const unsigned *b)                                            \
+    {                                                                                              \
+        asm volatile("mma.sync.aligned.m16n8k16.row.col.f32." #type "." #type ".f32 "              \
+                     "{%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, %3};"             \
+                     : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])                              \
+                     : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));          \
+    }                                                                                              \
+    template <>                                                                                    \
+    __device__ __forceinline__ void phx_multiply_16x8x8<T>(                                        \
+        float *c, const unsigned *a, const unsigned *b)                                            \
+    {                                                                                              \
+        asm volatile("mma.sync.aligned.m16n8k8.row.col.f32." #type "." #type ".f32 "               \
+                     "{%0, %1, %2, %3}, {%4, %5}, {%6}, {%0, %1, %2, %3};"                         \
+                     : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])                              \
+                     : "r"(a[0]), "r"(a[1]), "r"(b[0]));                                           \
+    }
+template <class T>
+__device__ void phx_multiply_16x8x16(float *c, const unsigned *a, const unsigned *b);
+template <class T>
+__device__ void phx_multiply_16x8x8(float *c, const unsigned *a, const unsigned *b);
+PHX_MULTIPLY(phx_f16, f16)
+PHX_MULTIPLY(phx_bf16, bf16)
+#undef PHX_MULTIPLY
+#else
+template <class T> inline float phx_widen(std::uint16_t bits)
+{
+    return phx_float(T{bits});
+}
+
+template <class T>
+inline void phx_multiply_16x8x16(float *c, const unsigned *a, const unsigned *b, EMU_HERE)
+{
+    emu::multiply<phx_widen<T>, 16>(c, a, b, EMU_SITE("mma.sync"));
+}
+
+template <class T>
+inline void phx_multiply_16x8x8(float *c, const unsigned *a, const unsigned *b, EMU_HERE)
+{
+    emu::multiply<phx_widen<T>, 8>(c, a, b, EMU_SITE("mma.sync"));
+}
+#endif
 
 #endif

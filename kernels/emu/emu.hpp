@@ -59,7 +59,11 @@ std::uint64_t now_ns();
 void *shared(const void *tag, std::size_t bytes);
 void *shared_dynamic();
 
-// An asynchronous copy: lands, in random order, at the wait for its group or after it.
+// Ends the launch unless `p` is a multiple of `bytes`: on a device wide accesses must be aligned.
+void check_aligned(const void *p, std::size_t bytes);
+
+// An asynchronous copy: lands, in random order, at the wait for its group or after it. Both
+// addresses are multiples of `bytes`.
 void async_copy(void *to, const void *from, std::size_t bytes);
 void async_commit();
 void async_wait(unsigned groups_left);
@@ -123,6 +127,7 @@ inline void __syncwarp(std::uint32_t mask = 0xffffffffu, EMU_HERE)
 }
 
 #include "kernels/emu/atomics.hpp"
+#include "kernels/emu/matrix.hpp"
 #include "kernels/emu/warp.hpp"
 
 // Arithmetic.

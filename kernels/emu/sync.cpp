@@ -201,9 +201,19 @@ void *shared_dynamic()
     return b->memory + b->names[0].at;
 }
 
+void check_aligned(const void *p, std::size_t bytes)
+{
+    std::uintptr_t at = reinterpret_cast<std::uintptr_t>(p);
+    if (at % bytes != 0)
+        complain("%zu bytes at once at an address that is %zu above a multiple of that", bytes,
+            static_cast<std::size_t>(at % bytes));
+}
+
 void async_copy(void *to, const void *from, std::size_t bytes)
 {
     thread *t = me();
+    check_aligned(to, bytes);
+    check_aligned(from, bytes);
     pending_copy c = {to, from, {}, bytes, t->groups};
     if (draw(2) == 0) {
         const std::uint8_t *p = static_cast<const std::uint8_t *>(from);
