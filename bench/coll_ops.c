@@ -34,6 +34,7 @@ static void all_reduce_norm(struct bench *s, enum variant v, float *in, float *o
         .dim = dim,
         .symmetric = v == SYMMETRIC,
         .residual = s->extra,
+        .residual_scale = 1.0f,
         .eps = 1e-5f,
         .out = out};
     memset(s->extra, 0, s->n * sizeof(float)); // keeps the result checkable; the same for all
@@ -58,8 +59,13 @@ static float norm_expected(const struct bench *s, size_t i)
         for (size_t k = 0; k < dim; k++)
             row[k] = sum_of(s, begin + k);
         memset(residual, 0, sizeof residual);
-        struct coll_all_reduce_norm_args a = {
-            .x = row, .n_rows = 1, .dim = dim, .residual = residual, .eps = 1e-5f, .out = normed};
+        struct coll_all_reduce_norm_args a = {.x = row,
+            .n_rows = 1,
+            .dim = dim,
+            .residual = residual,
+            .residual_scale = 1.0f,
+            .eps = 1e-5f,
+            .out = normed};
         reduce_norm_rows(reduce_named("plain"), &a, 0, 1);
     }
     return normed[i - begin];

@@ -144,6 +144,7 @@ struct sample {
 struct settings {
     int64_t ranks, threads, rounds, steps, prompt;
     const char *isa, *samples;
+    bool norms;
 };
 
 struct setup {
@@ -324,7 +325,8 @@ static void print_ratios(const struct bench *b)
 
 // ---- set-ups -----------------------------------------------------------------------------------
 
-static void open_setup(struct bench *b, const char *dir, uint32_t n_ranks, uint32_t n_threads)
+static void open_setup(
+    struct bench *b, const char *dir, uint32_t n_ranks, uint32_t n_threads, bool separate_norms)
 {
     struct setup *u = &b->setup[b->n_setups++];
     struct error err = {0};
@@ -332,6 +334,7 @@ static void open_setup(struct bench *b, const char *dir, uint32_t n_ranks, uint3
         .random_weights = true,
         .isa = b->s->isa,
         .threads = n_threads,
+        .separate_norms = separate_norms,
         .max_num_seqs = BATCH_MAX,
         .max_model_len = CONTEXT,
         .max_num_batched_tokens = CONTEXT,
@@ -341,7 +344,8 @@ static void open_setup(struct bench *b, const char *dir, uint32_t n_ranks, uint3
     u->n_ranks = n_ranks;
     u->n_threads = n_threads;
     u->run.step = 1;
-    snprintf(u->name, sizeof u->name, "%u x %u", n_ranks, n_threads);
+    snprintf(u->name, sizeof u->name, "%u x %u%s", n_ranks, n_threads,
+        separate_norms ? ", norms apart" : "");
     buf_init(&u->run.plan, LIMIT_PLAN_BYTES);
     if (cpuid_choose(b->s->isa, &isa, &err) != STATUS_OK ||
         limits_open(n_ranks * n_threads, isa, LIMITS_BYTES, &u->limits, &err) != STATUS_OK ||
@@ -379,11 +383,13 @@ static void bench(const struct settings *s, const char *dir, FILE *samples)
     static struct bench b;
     b.s = s;
     if (s->ranks) {
-        open_setup(&b, dir, (uint32_t)s->ranks, (uint32_t)s->threads);
+        open_setup(&b, dir, (uint32_t)s->ranks, (uint32_t)s->threads, false);
+        if (s->norms)
+            open_setup(&b, dir, (uint32_t)s->ranks, (uint32_t)s->threads, true);
     } else {
-        open_setup(&b, dir, 1, 1);
-        open_setup(&b, dir, 1, 2);
-        open_setup(&b, dir, 2, 1);
+        open_setup(&b, dir, 1, 1, false);
+        open_setup(&b, dir, 1, 2, false);
+        open_setup(&b, dir, 2, 1, false);
     }
     run_rounds(&b, samples);
     print_rows(&b);
@@ -402,6 +408,8 @@ static const struct config_row rows[] = {
     {"steps", CONFIG_INT, AT(steps), "16", 1, 512, NULL, "N", "Steps that a sample decodes."},
     {"prompt", CONFIG_INT, AT(prompt), "512", 1, CONTEXT - 1, NULL, "N",
         "Tokens of the prompt that is computed."},
+    {"norms", CONFIG_FLAG, AT(norms), "false", 0, 0, NULL, NULL,
+        "With --ranks: also with the sums over ranks and the norms in separate operations."},
     {"isa", CONFIG_TEXT, AT(isa), "auto", 0, 0, NULL, "auto|plain|avx2|avx512",
         "Instruction set of the kernels and of the limits."},
     {"samples", CONFIG_TEXT, AT(samples), NULL, 0, 0, NULL, "FILE",

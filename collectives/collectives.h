@@ -124,18 +124,21 @@ struct coll_all_reduce_args {
 enum status coll_all_reduce(struct coll_group *g, const struct coll_all_reduce_args *a);
 
 // All-reduce, residual add and RMSNorm in one: in this order, for each row,
-//   x = sum over ranks of x;  residual = residual + x;
+//   x = sum over ranks of x;  residual = fma(x + bias, residual_scale, residual);
 //   out = residual * (1 / sqrt(mean(residual^2) + eps)) * (weight_offset + weight),
-// in f32, each rounded to the type where it is stored. Bits are those of coll_all_reduce followed
-// by the back end's norm: on the host by reduce_norm of collectives/reduce.h, which for f32
-// computes what the CPU kernels' norm does.
+// in f32, each rounded to the type where it is stored (x + bias is not stored). Bits are those of
+// coll_all_reduce followed by the back end's norm: on the host by reduce_norm of
+// collectives/reduce.h, which for f32 computes what the CPU kernels' norm does.
 struct coll_all_reduce_norm_args {
     void *x; // [n_rows, dim]; holds anything afterwards
     size_t n_rows, dim;
-    enum dtype dtype;    // of x, residual and out: f32, f16 or bf16
-    bool symmetric;      // x lies in the heap
-    void *residual;      // [n_rows, dim], equal on all ranks, in place
-    const float *weight; // [dim], equal on all ranks; NULL: ones
+    enum dtype dtype; // of x, residual and out: f32, f16 or bf16
+    bool symmetric;   // x lies in the heap
+    void *residual;   // [n_rows, dim], equal on all ranks, in place
+    float residual_scale;
+    const float *bias;       // [dim], equal on all ranks; NULL: none
+    const void *weight;      // [dim] of weight_dtype, equal on all ranks; NULL: ones
+    enum dtype weight_dtype; // f32, f16 or bf16
     float weight_offset, eps;
     void *out; // [n_rows, dim], other memory than x and residual
     void *stream;

@@ -48,6 +48,10 @@ enum status coll_all_reduce_norm(struct coll_group *g, const struct coll_all_red
             g, STATUS_TOO_LARGE, "all_reduce_norm of %zu rows of %zu", a->n_rows, a->dim);
     TRY(check_elements(g, "all_reduce_norm", count, a->dtype, COLL_SUM, &bytes));
     TRY(check_symmetric(g, "all_reduce_norm", a->x, bytes, a->symmetric));
+    if (a->weight != NULL && reduce_find(g->reduce, (uint32_t)COLL_SUM, a->weight_dtype) == NULL)
+        return group_refuse(g, STATUS_UNSUPPORTED,
+            "all_reduce_norm with weights of %s is not offered; f32, f16 and bf16 are",
+            dtype_name(a->weight_dtype));
     enum status s = group_begin(g, GROUP_ALL_REDUCE_NORM, a->n_rows, a->dim, (uint64_t)a->dtype,
         place_of(g, a->x, a->symmetric));
     if (s == STATUS_OK)

@@ -89,8 +89,11 @@ void reduce_norm_rows(const struct reduce_table *t, const struct coll_all_reduce
     check(type_of(a->dtype) < REDUCE_TYPES);
     for (size_t i = begin; i < end && a->dim > 0; i++)
         t->norm[type_of(a->dtype)](&(struct reduce_norm_row){.x = (const char *)a->x + i * row,
+            .bias = a->bias,
+            .scale = a->residual_scale,
             .residual = (char *)a->residual + i * row,
             .weight = a->weight,
+            .weight_dtype = a->weight_dtype,
             .weight_offset = a->weight_offset,
             .eps = a->eps,
             .out = (char *)a->out + i * row,

@@ -269,6 +269,9 @@ struct kernels {
     void (*weight_free)(struct device *d, struct weight *w);
     // Bytes of device memory that weight_make would take for it; 0 where it lies in the mapping.
     uint64_t (*weight_bytes)(const struct weight_source *source);
+    // (optional) Where the elements of a dense weight [1, K] lie, in device memory, one behind the
+    // other, and their type: for operations that are no part of this table. NULL where they do not.
+    const void *(*weight_data)(const struct weight *w, enum dtype *dtype);
 
     void (*embed)(struct device *d, const struct embed_args *a);
     void (*norm)(struct device *d, const struct norm_args *a);

@@ -43,6 +43,7 @@ struct forward {
     bool wanted_only;          // the activations hold the wanted rows only
     bool pending;              // x is yet to be added to the residual stream,
     const float *pending_bias; // with this bias (may be NULL)
+    bool normed_ahead;         // `normed` holds what the next block reads
     uint64_t collective_us;
 };
 
@@ -167,6 +168,12 @@ void forward_close(struct forward *f)
 // ---- pieces of a layer -------------------------------------------------------------------------
 
 // Sums [n_rows, hidden_dim] numbers of the heap over the ranks.
+static enum status sum_failed(const struct forward *f, enum status s, struct error *err)
+{
+    return status_fail(err, s, "rank %u of %u: the sum over ranks failed: %s",
+        coll_rank(f->a.group), coll_size(f->a.group), status_text(s));
+}
+
 static enum status sum_over_ranks(struct forward *f, float *buffer, struct error *err)
 {
     if (!f->a.group)
@@ -179,10 +186,41 @@ static enum status sum_over_ranks(struct forward *f, float *buffer, struct error
     uint64_t begin = clock_now_us();
     enum status s = coll_all_reduce(f->a.group, &args);
     f->collective_us += clock_now_us() - begin;
-    if (s != STATUS_OK)
-        return status_fail(err, s, "rank %u of %u: the sum over ranks failed: %s",
-            coll_rank(f->a.group), coll_size(f->a.group), status_text(s));
-    return STATUS_OK;
+    return s == STATUS_OK ? s : sum_failed(f, s, err);
+}
+
+// Whether the sum over ranks of a block's output can be added to the residual stream and normed
+// with `weight` in the same operation: what add_and_norm would do next. The same on all ranks.
+static bool norms_ahead(const struct forward *f, const struct weight *weight)
+{
+    const struct model_config *m = f->a.model;
+    enum dtype t;
+    return f->a.group && !f->a.separate_norms && m->norm_kind == NORM_RMS &&
+           m->norm_placement == NORM_PRE && weight && f->a.kernels->weight_data &&
+           f->a.kernels->weight_data(weight, &t);
+}
+
+static enum status sum_and_norm(
+    struct forward *f, const struct weight *weight, const float *bias, struct error *err)
+{
+    const struct model_config *m = f->a.model;
+    struct coll_all_reduce_norm_args args = {.x = f->x,
+        .n_rows = f->n_rows,
+        .dim = m->hidden_dim,
+        .dtype = DTYPE_F32,
+        .symmetric = true,
+        .residual = f->residual,
+        .residual_scale = m->residual_scale,
+        .bias = bias,
+        .weight_offset = m->norm_weight_offset,
+        .eps = m->norm_eps,
+        .out = f->normed};
+    args.weight = f->a.kernels->weight_data(weight, &args.weight_dtype);
+    uint64_t begin = clock_now_us();
+    enum status s = coll_all_reduce_norm(f->a.group, &args);
+    f->collective_us += clock_now_us() - begin;
+    f->normed_ahead = true;
+    return s == STATUS_OK ? s : sum_failed(f, s, err);
 }
 
 static struct norm_args norm_shape(const struct forward *f)
@@ -232,6 +270,10 @@ static const float *block_input(
     struct forward *f, const struct weight *weight, const struct weight *bias)
 {
     bool plain = f->a.model->norm_placement == NORM_POST;
+    if (f->normed_ahead) {
+        f->normed_ahead = false;
+        return f->normed;
+    }
     add_and_norm(f, weight, bias, plain ? NULL : f->normed);
     return plain ? f->residual : f->normed;
 }
@@ -241,6 +283,7 @@ static const float *block_input(
 // stands between, rank 0 alone adds it before the sum.
 struct block_output {
     const struct weight *weight, *bias, *norm, *norm_bias;
+    const struct weight *next_norm; // of the block that reads the sum next, NULL: none reads it yet
     const float *bias_f32;
     const float *in;
     uint32_t in_dim;
@@ -260,6 +303,8 @@ static enum status block_output(struct forward *f, const struct block_output *o,
         .out_stride = m->hidden_dim,
         .row_ids = o->row_ids};
     f->a.kernels->linear(f->a.device, &args);
+    if (norms_ahead(f, o->next_norm))
+        return sum_and_norm(f, o->next_norm, o->bias_f32, err);
     TRY(sum_over_ranks(f, f->x, err));
     if (normed)
         norm_into(f, o->norm, o->norm_bias, f->x, f->x);
@@ -345,6 +390,7 @@ static enum status attention_block(struct forward *f, uint32_t layer, struct err
         .bias_f32 = w->o_bias_f32,
         .norm = w->attn_out_norm,
         .norm_bias = w->attn_out_norm_bias,
+        .next_norm = f->a.model->parallel_residual ? NULL : w->mlp_norm,
         .in = f->attended,
         .in_dim = f->n_heads * f->a.model->head_dim,
         .row_ids = f->row_ids};
@@ -381,6 +427,7 @@ static enum status mlp_block(struct forward *f, uint32_t layer, struct error *er
 {
     const struct model_config *m = f->a.model;
     const struct layer_weights *w = &f->a.weights->layer[layer];
+    bool last = layer + 1 == f->a.weights->n_layers;
     const float *in = f->normed;
     const uint32_t *row_ids = NULL;
     if (!m->parallel_residual) {
@@ -398,6 +445,7 @@ static enum status mlp_block(struct forward *f, uint32_t layer, struct error *er
         .bias_f32 = w->mlp_out_bias_f32,
         .norm = w->mlp_out_norm,
         .norm_bias = w->mlp_out_norm_bias,
+        .next_norm = last ? f->a.weights->final_norm : w[1].attn_norm,
         .in = f->mlp,
         .in_dim = f->ffn};
     return block_output(f, &o, err);
@@ -431,7 +479,7 @@ enum status forward_rows(struct forward *f, const struct batch *batch,
     f->n_rows = batch->n_rows;
     f->row_ids = NULL;
     f->wanted_only = false;
-    f->pending = false;
+    f->pending = f->normed_ahead = false;
     TRY(embed(f, err));
     for (uint32_t i = 0; i < f->a.weights->n_layers; i++) {
         TRY(attention_block(f, i, err));
@@ -440,7 +488,7 @@ enum status forward_rows(struct forward *f, const struct batch *batch,
         if (pulse && pulse->step)
             pulse->step(pulse->user);
     }
-    if (batch->n_logit_rows)
+    if (batch->n_logit_rows && !f->normed_ahead)
         add_and_norm(f, f->a.weights->final_norm, f->a.weights->final_norm_bias, f->normed);
     return f->a.kernels->device_sync(f->a.device, err);
 }

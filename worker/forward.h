@@ -26,6 +26,7 @@ struct forward_args {
     const struct weights *weights;
     const struct kv_cache *kv;
     uint32_t rows_max;
+    bool separate_norms; // never sum over ranks and norm in one operation: the same bits
 };
 
 // All pointers of `args` are borrowed until forward_close.

@@ -290,7 +290,8 @@ static enum status open_work(struct rank *r, struct error *err)
         .shard = &r->shard,
         .weights = &r->weights,
         .kv = &r->kv,
-        .rows_max = r->info.limits.step_tokens};
+        .rows_max = r->info.limits.step_tokens,
+        .separate_norms = r->options.separate_norms};
     TRY(forward_open(&forward, &r->forward, err));
     struct sampler_args sampler = {.kernels = r->kernels,
         .device = r->device,

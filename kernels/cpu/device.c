@@ -107,6 +107,7 @@ static const struct kernels table = {
     .weight_make = weight_make,
     .weight_free = weight_free,
     .weight_bytes = weight_bytes,
+    .weight_data = weight_data,
     .embed = cpu_embed,
     .norm = cpu_norm,
     .linear = cpu_linear,

@@ -67,3 +67,11 @@ uint64_t weight_bytes(const struct weight_source *source)
     (void)source;
     return 0;
 }
+
+const void *weight_data(const struct weight *w, enum dtype *dtype)
+{
+    if (w->n != 1)
+        return NULL;
+    *dtype = w->dtype;
+    return weight_row(w, 0);
+}

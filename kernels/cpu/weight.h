@@ -45,5 +45,6 @@ enum status weight_make(
     struct device *d, const struct weight_source *source, struct weight **out, struct error *err);
 void weight_free(struct device *d, struct weight *w);
 uint64_t weight_bytes(const struct weight_source *source);
+const void *weight_data(const struct weight *w, enum dtype *dtype);
 
 #endif

@@ -211,6 +211,7 @@ static enum status any_call(struct coll_group *g, uint64_t i, float *heap, float
                                            .dim = 5000,
                                            .symmetric = true,
                                            .residual = x,
+                                           .residual_scale = 1.0f,
                                            .eps = 1e-5f,
                                            .out = y});
     default:

@@ -58,10 +58,12 @@ static int kernels_norm(struct bootstrap *b, void *context)
     struct coll_group *g;
     struct weight *w;
     float *x = malloc(5 * N * sizeof(float)), *weight = malloc(DIM * sizeof(float));
-    WANT(x != NULL && weight != NULL && ranks_group(b, 4096, 20000, &g) == 0);
+    float *bias = malloc(DIM * sizeof(float));
+    WANT(x != NULL && weight != NULL && bias != NULL && ranks_group(b, 4096, 20000, &g) == 0);
     float *x2 = x + N, *residual = x + 2 * N, *residual2 = x + 3 * N, *out = x + 4 * N;
     static float out2[N];
     ranks_fill(weight, DIM, DTYPE_F32, 1, 0, false);
+    ranks_fill(bias, DIM, DTYPE_F32, 4, 0, false);
     ranks_fill(residual, N, DTYPE_F32, 2, 0, false);
     memcpy(residual2, residual, N * sizeof(float));
     ranks_fill(x, N, DTYPE_F32, 3, b->rank, false);
@@ -70,7 +72,10 @@ static int kernels_norm(struct bootstrap *b, void *context)
                                         .n_rows = ROWS,
                                         .dim = DIM,
                                         .residual = residual,
+                                        .residual_scale = 0.5f,
+                                        .bias = bias,
                                         .weight = weight,
+                                        .weight_dtype = DTYPE_F32,
                                         .weight_offset = 1.0f,
                                         .eps = 1e-6f,
                                         .out = out}));
@@ -85,7 +90,8 @@ static int kernels_norm(struct bootstrap *b, void *context)
                    .eps = 1e-6f,
                    .weight_offset = 1.0f,
                    .x = x2,
-                   .x_scale = 1.0f,
+                   .x_bias = bias,
+                   .x_scale = 0.5f,
                    .residual = residual2,
                    .weight = w,
                    .out = out2});
@@ -96,6 +102,7 @@ static int kernels_norm(struct bootstrap *b, void *context)
     k->device_close(d);
     coll_destroy(g);
     free(weight);
+    free(bias);
     free(x);
     return 0;
 }
@@ -114,7 +121,7 @@ static void test_instruction_sets(void **state)
     static const enum dtype types[] = {DTYPE_F32, DTYPE_F16, DTYPE_BF16};
     enum { DIM = 333 };
     uint32_t x[DIM], residual[2][DIM], out[2][DIM];
-    float weight[DIM];
+    float weight[DIM], bias[DIM];
     for (int k = 0; k < 2; k++) {
         const struct reduce_table *t = reduce_named(names[k]);
         if (t == NULL) {
@@ -124,13 +131,17 @@ static void test_instruction_sets(void **state)
         for (size_t dim = 1; dim <= DIM; dim++)
             for (int type = 0; type < 3; type++) {
                 ranks_fill(x, dim, types[type], dim, 0, false);
-                ranks_fill(weight, dim, DTYPE_F32, dim, 1, false);
+                ranks_fill(weight, dim, types[dim / 2 % 3], dim, 1, false);
+                ranks_fill(bias, dim, DTYPE_F32, dim, 3, false);
                 for (int which = 0; which < 2; which++) {
                     ranks_fill(residual[which], dim, types[type], dim, 2, false);
                     (which == 0 ? reduce_named("plain") : t)
                         ->norm[type](&(struct reduce_norm_row){.x = x,
+                            .bias = dim % 5 == 0 ? bias : NULL,
+                            .scale = dim % 7 == 0 ? 0.3f : 1.0f,
                             .residual = residual[which],
                             .weight = dim % 3 == 0 ? NULL : weight,
+                            .weight_dtype = types[dim / 2 % 3],
                             .weight_offset = dim % 2 == 0 ? 1.0f : 0.0f,
                             .eps = 1e-5f,
                             .out = out[which],

@@ -26,24 +26,28 @@ static void put(void *p, size_t i, enum dtype t, float f)
 }
 
 // The definition in collectives.h and reduce.h, one element at a time.
-static void norm_reference(const struct norm_case *c, const void *sum, void *residual,
-    const float *weight, float offset, float eps, void *out)
+static void norm_reference(
+    const struct coll_all_reduce_norm_args *c, const void *sum, void *residual, void *out)
 {
     for (size_t r = 0; r < c->n_rows; r++) {
         float lane[16] = {0};
         size_t at = r * c->dim;
         for (size_t i = 0; i < c->dim; i++) {
+            float x = get(sum, at + i, c->dtype);
+            if (c->bias != NULL)
+                x = x + c->bias[i];
             put(residual, at + i, c->dtype,
-                get(residual, at + i, c->dtype) + get(sum, at + i, c->dtype));
+                fmaf(x, c->residual_scale, get(residual, at + i, c->dtype)));
             float v = get(residual, at + i, c->dtype);
             lane[i % 16] = fmaf(v, v, lane[i % 16]);
         }
         for (size_t half = 8; half > 0; half /= 2)
             for (size_t i = 0; i < half; i++)
                 lane[i] += lane[i + half];
-        float s = 1.0f / sqrtf(lane[0] / (float)c->dim + eps);
+        float s = 1.0f / sqrtf(lane[0] / (float)c->dim + c->eps);
         for (size_t i = 0; i < c->dim; i++) {
-            float w = weight != NULL ? offset + weight[i] : 1.0f;
+            float w =
+                c->weight != NULL ? c->weight_offset + get(c->weight, i, c->weight_dtype) : 1.0f;
             put(out, at + i, c->dtype, get(residual, at + i, c->dtype) * s * w);
         }
     }
@@ -56,9 +60,11 @@ int op_cases_norm(struct coll_group *g, void *x, const struct norm_case *c)
     WANT(room != NULL);
     char *residual = room, *want_residual = room + bytes, *out = room + 2 * bytes;
     char *want_out = room + 3 * bytes, *sum = room + 4 * bytes;
-    float *weight = malloc((c->dim + 1) * sizeof(float));
-    WANT(weight != NULL);
-    ranks_fill(weight, c->dim, DTYPE_F32, c->seed + 1, 0, false);
+    enum dtype weight_dtype = types[c->seed % 3];
+    float *weight = malloc((c->dim + 1) * sizeof(float)), *bias = malloc((c->dim + 1) * 4);
+    WANT(weight != NULL && bias != NULL);
+    ranks_fill(weight, c->dim, weight_dtype, c->seed + 1, 0, false);
+    ranks_fill(bias, c->dim, DTYPE_F32, c->seed + 3, 0, false);
     ranks_fill(residual, n, c->dtype, c->seed + 2, 0, false);
     memcpy(want_residual, residual, bytes);
     ranks_fill(x, n, c->dtype, c->seed, coll_rank(g), false);
@@ -69,15 +75,19 @@ int op_cases_norm(struct coll_group *g, void *x, const struct norm_case *c)
         .dtype = c->dtype,
         .symmetric = c->symmetric,
         .residual = residual,
+        .residual_scale = c->seed % 4 < 2 ? 1.0f : 0.22f,
+        .bias = c->seed % 5 == 3 ? bias : NULL,
         .weight = c->weighted ? weight : NULL,
+        .weight_dtype = weight_dtype,
         .weight_offset = c->seed % 2 == 0 ? 1.0f : 0.0f,
         .eps = 1e-5f,
         .out = out};
     enum status s = coll_all_reduce_norm(g, &a);
-    norm_reference(c, sum, want_residual, a.weight, a.weight_offset, a.eps, want_out);
+    norm_reference(&a, sum, want_residual, want_out);
     int same = s == STATUS_OK && memcmp(residual, want_residual, bytes) == 0 &&
                memcmp(out, want_out, bytes) == 0;
     free(weight);
+    free(bias);
     free(room);
     if (!same)
         fprintf(stderr, "norm of %zu rows of %zu %s, %s: %s\n", c->n_rows, c->dim,

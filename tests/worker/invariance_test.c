@@ -6,6 +6,8 @@
 
 #include "tests/worker/drive.h"
 
+#include "base/check.h"
+
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -169,6 +171,33 @@ static void test_16_bits(void **state)
     check_invariance("llama-bias", 2);
 }
 
+// The sum over ranks with the residual and the norm in one operation has the bits of its parts.
+static void test_separate_norms(void **state)
+{
+    (void)state;
+    static const struct {
+        const char *model;
+        uint32_t degree;
+    } c[] = {{"llama-mha-bf16", 2}, {"llama-bias", 2}, {"llama-gqa-sharded", 8},
+        {"mistral-window24", 2}};
+    for (uint32_t i = 0; i < COUNT_OF(c); i++) {
+        struct drive_request *r[2];
+        for (int separate = 0; separate < 2; separate++) {
+            struct rank_options o = options(c[i].model);
+            struct drive d;
+            o.separate_norms = separate != 0;
+            o.random_weights = true; // biases of trained tiny models are zeros
+            drive_open(&d, &o, c[i].degree);
+            r[separate] = scored_request(0);
+            r[separate]->chunk = 30;
+            drive_run_one(&d, r[separate]);
+            drive_close(&d);
+        }
+        expect_same(r[0], r[1], "with norms of their own", c[i].degree);
+        free(r[0]);
+    }
+}
+
 // Every instruction set and team size computes the same bits.
 static void test_machines(void **state)
 {
@@ -249,6 +278,7 @@ int main(void)
         cmocka_unit_test(test_f32),
         cmocka_unit_test(test_window),
         cmocka_unit_test(test_16_bits),
+        cmocka_unit_test(test_separate_norms),
         cmocka_unit_test(test_machines),
         cmocka_unit_test(test_degrees),
         cmocka_unit_test(test_kv_dtype),
