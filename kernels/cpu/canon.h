@@ -19,7 +19,14 @@
 
 enum { CANON_LANES = 16 };
 
-static inline float canon_tree16(float a[CANON_LANES])
+// The same source on devices (kernels/cuda): the same operations, and so the same bits.
+#if defined(__CUDACC__)
+#define CANON_INLINE static __device__ __forceinline__
+#else
+#define CANON_INLINE static inline
+#endif
+
+CANON_INLINE float canon_tree16(float a[CANON_LANES])
 {
     for (int half = CANON_LANES / 2; half > 0; half /= 2)
         for (int i = 0; i < half; i++)
@@ -27,7 +34,7 @@ static inline float canon_tree16(float a[CANON_LANES])
     return a[0];
 }
 
-static inline float canon_dot(const float *x, const float *w, uint32_t k)
+CANON_INLINE float canon_dot(const float *x, const float *w, uint32_t k)
 {
     float acc[CANON_LANES] = {0};
     for (uint32_t i = 0; i < k; i++)
@@ -35,7 +42,7 @@ static inline float canon_dot(const float *x, const float *w, uint32_t k)
     return canon_tree16(acc);
 }
 
-static inline float canon_sum(const float *x, uint32_t k)
+CANON_INLINE float canon_sum(const float *x, uint32_t k)
 {
     float acc[CANON_LANES] = {0};
     for (uint32_t i = 0; i < k; i++)
@@ -46,7 +53,7 @@ static inline float canon_sum(const float *x, uint32_t k)
 // exp(x) for finite x: 2^n * p(r) with r = x - n ln 2 in two steps (Cody, Waite: "Software manual
 // for the elementary functions", 1980) and a polynomial of degree 6; below -87.3 the result is 0,
 // above 88.7 infinity. Within 2 units in the last place; exp(0) is exactly 1.
-static inline float canon_exp(float x)
+CANON_INLINE float canon_exp(float x)
 {
     if (x < -87.33654f)
         return 0.0f;

@@ -51,7 +51,7 @@
 // ---- functions ---------------------------------------------------------------------------------
 
 // Relative error below 5e-7.
-static inline float canon_tanh(float x)
+CANON_INLINE float canon_tanh(float x)
 {
     float z = x * x;
     float p = CANON_TANH_0;
@@ -66,18 +66,18 @@ static inline float canon_tanh(float x)
 }
 
 // cap * tanh(x / cap); x where cap is 0.
-static inline float canon_softcap(float x, float cap)
+CANON_INLINE float canon_softcap(float x, float cap)
 {
     return cap > 0.0f ? cap * canon_tanh(x / cap) : x;
 }
 
-static inline float canon_silu(float x)
+CANON_INLINE float canon_silu(float x)
 {
     return x / (1.0f + canon_exp(-x));
 }
 
 // x * Phi(x). Relative error below 1e-6 for x > -4, growing slowly in the far negative tail.
-static inline float canon_gelu_erf(float x)
+CANON_INLINE float canon_gelu_erf(float x)
 {
     float a = fabsf(x);
     float t = 1.0f / fmaf(CANON_TAIL_T, a, 1.0f);
@@ -96,20 +96,20 @@ static inline float canon_gelu_erf(float x)
 }
 
 // 0.5 x (1 + tanh(u)) = x / (1 + exp(-2 u)) with u = sqrt(2 / pi) (x + 0.044715 x^3).
-static inline float canon_gelu_tanh(float x)
+CANON_INLINE float canon_gelu_tanh(float x)
 {
     float u = x * fmaf(x * x, CANON_GELU_CUBIC, CANON_GELU_LINEAR);
     return x / (1.0f + canon_exp(u));
 }
 
-static inline float canon_relu(float x)
+CANON_INLINE float canon_relu(float x)
 {
     return x < 0.0f ? 0.0f : x;
 }
 
 // Sine and cosine of a float, computed in double and rounded once: within 0.51 units in the last
 // place for |x| < 2^30. Ours rather than the C library's, so that the bits are the same everywhere.
-static inline void canon_sincos(float x, float *sine, float *cosine)
+CANON_INLINE void canon_sincos(float x, float *sine, float *cosine)
 {
     double n = rint((double)x * CANON_2_OVER_PI);
     double r = fma(-n, CANON_PI_2_HIGH, (double)x);
