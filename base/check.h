@@ -5,7 +5,11 @@
 #define PHALANX_BASE_CHECK_H
 
 // Prints the failed expression with a backtrace to stderr and aborts.
+#ifdef __cplusplus
+extern "C" [[noreturn]] void check_failed(const char *expression, const char *file, int line);
+#else
 _Noreturn void check_failed(const char *expression, const char *file, int line);
+#endif
 
 #define check(x) ((x) ? (void)0 : check_failed(#x, __FILE__, __LINE__))
 

@@ -10,16 +10,21 @@
 //
 // Rules for every op
 //   * Arguments are one const struct with shapes in comments, row-major, last index fastest.
-//     Activations are `f32` on the CPU; a device whose table says so uses bf16
-//     (kernels.activation).
+//     Activations (residual, x, qkv, attended, mlp; `void *` below) are of device_args.activation,
+//     which the table's activation_for() names: always f32 on the CPU, elsewhere the type of the
+//     weights. Logits are always f32.
 //   * Pointers are device pointers from mem_take or weight handles from weight_make. Inputs and
 //     outputs do not overlap unless the op says "in place".
 //   * Each output element is summed in an order that depends on the op, N, K and dtype only, never
 //     on the number of rows, on threads or on time: a row's result is the same bits in any batch.
+//     (On devices DETERMINISM_RUN allows orders that depend on the number of rows as well.)
 //     On the CPU every version (plain C, AVX2, AVX-512) gives the same bits; kernels/cpu/canon.h
 //     defines them.
 //   * Ops do not fail for wrong arguments (those are bugs: check()); a device failure is reported
 //     by device_sync and is final for the rank.
+//   * A step begins with batch_begin (where the table has it); ops that take a batch are given that
+//     one. Numbers of the batch are then on the device, and so is nothing else of the host's: where
+//     an argument says "host memory", it is read before the op returns.
 //   * Slots marked (optional) may be NULL; callers then compose them from the others, and tests
 //     compare both bit for bit.
 #ifndef PHALANX_KERNELS_KERNELS_H
@@ -33,6 +38,10 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#ifdef __cplusplus
+extern "C" {
+#endif
+
 struct device; // opaque; one per rank
 struct weight; // opaque; see weight_make
 
@@ -42,11 +51,17 @@ enum {
     KERNELS_WEIGHT_PARTS_MAX = 4,
 };
 
+// What equal sums on a device depend on: `BATCH` (a row's bits are the same in any batch) or `RUN`
+// (the same plans give the same bits). The CPU gives BATCH always.
+enum determinism { DETERMINISM_BATCH, DETERMINISM_RUN };
+
 struct device_args {
-    uint32_t n_threads; // CPU: team size, at least 1 (the calling thread is one of them)
-    uint32_t index;     // GPU number
-    bool spin;          // threads may spin between ops: true where cores >= runnable threads
-    const char *isa;    // CPU: "auto", "plain", "avx2", "avx512"; for tests and benches
+    uint32_t n_threads;    // CPU: team size, at least 1 (the calling thread is one of them)
+    uint32_t index;        // GPU number
+    enum dtype activation; // as activation_for() says
+    enum determinism determinism;
+    bool spin;       // threads may spin between ops: true where cores >= runnable threads
+    const char *isa; // CPU: "auto", "plain", "avx2", "avx512"; for tests and benches
 };
 
 // ---- weights -----------------------------------------------------------------------------------
@@ -83,9 +98,12 @@ struct batch_seq {
     uint32_t first_position;
     // Block table of each KV group: page of position p is blocks[group][p / block_tokens].
     const uint32_t *blocks[KERNELS_KV_GROUPS_MAX];
+    uint32_t n_blocks[KERNELS_KV_GROUPS_MAX]; // entries up to this step's last position; the CPU
+                                              // does not look at it
 };
 
-// Host memory, owned by the caller, unchanged until the step's last op has run.
+// Host memory, owned by the caller, unchanged until the step's last op has run (on a device: until
+// batch_begin returns).
 struct batch {
     uint32_t n_rows, n_seqs, n_logit_rows;
     const uint32_t *token_ids;   // [n_rows]
@@ -115,7 +133,7 @@ struct embed_args {
     float scale;
     const struct weight *positions; // (optional) learned [max_position, hidden_dim], added
     uint32_t position_offset;
-    float *out; // [n_rows, hidden_dim]
+    void *out; // [n_rows, hidden_dim]
 };
 
 // residual += x (where x is given; scaled by x_scale), then out = norm(residual).
@@ -124,30 +142,32 @@ struct norm_args {
     uint32_t n_rows, dim;
     bool layer; // LayerNorm instead of RMSNorm
     float eps, weight_offset;
-    const float *x; // [n_rows, dim] or NULL
+    const void *x; // [n_rows, dim] or NULL
     float x_scale;
     const float *x_bias;                // [dim] or NULL: added to each row of x before scaling
-    float *residual;                    // [n_rows, dim], in place; only read when x is NULL
+    void *residual;                     // [n_rows, dim], in place; only read when x is NULL
     const struct weight *weight, *bias; // [1, dim]; bias may be NULL; weight NULL: all ones
-    float *out; // [n_rows, dim]; may equal residual only when x is NULL; NULL: only add
+    void *out; // [n_rows, dim]; may equal residual only when x is NULL; NULL: only add
 };
 
 // out[m, n] = sum_k x[m, k] * w[n, k] + bias[n]; the canonical dot product of kernels/cpu/canon.h.
 struct linear_args {
     uint32_t n_rows;
-    const float *x; // [n_rows, K], rows x_stride apart (elements)
+    const void *x; // [n_rows, K], rows x_stride apart (elements)
     uint32_t x_stride;
     const struct weight *w;    // [N, K]
     const struct weight *bias; // [1, N] or NULL
-    float *out;                // [n_rows, N], rows out_stride apart
+    void *out;                 // [n_rows, N], rows out_stride apart
     uint32_t out_stride;
-    const uint32_t *row_ids; // (optional) [n_rows] rows of x to take, host memory
+    bool out_f32;            // logits: `out` is f32, whatever the activations are
+    const uint32_t *row_ids; // (optional) [n_rows] rows of x to take; host memory, and only where
+                             // device_memory is false: elsewhere `gather` takes them
 };
 
 // Takes fused projections, rotates q and k, appends k and v to the pages.
 struct rope_kv_args {
     const struct batch *batch;
-    float *qkv; // [n_rows, (n_heads + 2 * n_kv_heads) * head_dim]; q is rotated in place
+    void *qkv; // [n_rows, (n_heads + 2 * n_kv_heads) * head_dim]; q is rotated in place
     uint32_t n_heads;
     struct kv_layer kv;
     const float *inv_freq; // [rotary_dim / 2], device memory, or NULL: nothing is rotated
@@ -164,13 +184,13 @@ struct rope_kv_args {
 // KERNELS_ATTENTION_CHUNK positions and are combined in ascending order.
 struct attention_args {
     const struct batch *batch;
-    const float *qkv; // [n_rows, (n_heads + 2 * n_kv_heads) * head_dim], q part read
+    const void *qkv; // [n_rows, (n_heads + 2 * n_kv_heads) * head_dim], q part read
     uint32_t n_heads;
     struct kv_layer kv; // query head h reads KV head h / (n_heads / n_kv_heads)
     float scale, softcap;
     uint32_t window;           // 0: all
     const float *alibi_slopes; // [n_heads] or NULL
-    float *out;                // [n_rows, n_heads * head_dim]
+    void *out;                 // [n_rows, n_heads * head_dim]
 };
 
 // Gated: out[r, i] = act(x[r, i]) * x[r, dim + i]; otherwise out[r, i] = act(x[r, i]).
@@ -180,8 +200,17 @@ struct act_args {
     uint32_t n_rows, dim;
     bool gated;
     enum act_kind kind;
-    const float *x; // [n_rows, dim or 2 * dim]
-    float *out;     // [n_rows, dim]
+    const void *x; // [n_rows, dim or 2 * dim]
+    void *out;     // [n_rows, dim]
+};
+
+// out[i] = in[row_ids[i]], or in[batch->logit_rows[i]] where row_ids is NULL. Not in place.
+struct gather_args {
+    const struct batch *batch;
+    uint32_t n_rows, dim;
+    const uint32_t *row_ids; // [n_rows], host memory, or NULL
+    const void *in;          // [any, dim]
+    void *out;               // [n_rows, dim]
 };
 
 // logits = softcap(x * scale), in place, [n_rows, n].
@@ -245,9 +274,10 @@ struct sample_args {
 // ---- the table ---------------------------------------------------------------------------------
 
 struct kernels {
-    const char *name;      // "cpu", "cuda", "emu"
-    enum dtype activation; // of x and out in the ops above
-    bool device_memory;    // false: device pointers are host pointers
+    const char *name;   // "cpu", "cuda", "emu"
+    bool device_memory; // false: device pointers are host pointers
+    // The type of activations for weights of this type.
+    enum dtype (*activation_for)(enum dtype weights);
 
     enum status (*device_open)(
         const struct device_args *args, struct device **out, struct error *err);
@@ -256,7 +286,8 @@ struct kernels {
     void (*device_describe)(const struct device *d, char *text, size_t n);
     enum status (*device_sync)(struct device *d, struct error *err);
 
-    // Zeroed device memory, aligned to 4096 bytes; NULL when there is none. Freed by mem_give.
+    // Zeroed device memory, aligned to 256 bytes; NULL when there is none. Freed by mem_give.
+    // copy_in has read its source when it returns; what copy_out writes is valid after device_sync.
     void *(*mem_take)(struct device *d, uint64_t bytes);
     void (*mem_give)(struct device *d, void *p, uint64_t bytes);
     void (*copy_in)(struct device *d, void *to_device, const void *from_host, uint64_t bytes);
@@ -273,12 +304,16 @@ struct kernels {
     // other, and their type: for operations that are no part of this table. NULL where they do not.
     const void *(*weight_data)(const struct weight *w, enum dtype *dtype);
 
+    // (optional) Brings the numbers of a batch to the device, once a step and before its first op.
+    void (*batch_begin)(struct device *d, const struct batch *b);
+
     void (*embed)(struct device *d, const struct embed_args *a);
     void (*norm)(struct device *d, const struct norm_args *a);
     void (*linear)(struct device *d, const struct linear_args *a);
     void (*rope_kv)(struct device *d, const struct rope_kv_args *a);
     void (*attention)(struct device *d, const struct attention_args *a);
     void (*act)(struct device *d, const struct act_args *a);
+    void (*gather)(struct device *d, const struct gather_args *a);
     void (*logit_scale)(struct device *d, const struct logit_scale_args *a);
     void (*block_copy)(struct device *d, const struct block_copy_args *a);
 
@@ -292,6 +327,8 @@ struct kernels {
     // (optional) act(linear(x)) in one pass over the weights: gate and up rows of one output stay
     // together; w has 2 * dim rows where act is gated.
     void (*linear_act)(struct device *d, const struct linear_args *a, const struct act_args *act);
+    // (optional) The stream of the ops, a cudaStream_t: for collectives on the device.
+    void *(*device_stream)(struct device *d);
     // (optional) mixture of experts: routing, grouped products, combination.
     void (*experts)(struct device *d, const void *args);
 };
@@ -299,7 +336,12 @@ struct kernels {
 // The CPU table. Never fails; device_open picks the widest version that the CPU has.
 const struct kernels *kernels_cpu(void);
 
-// Finds a table by name ("cpu", "cuda", "emu"); the sentence says why one is not to be had.
+// Finds a table by name: "cpu"; "cuda" and "emu" are plugins (kernels/plugin.h), loaded on the
+// first call and kept. The sentence says why one is not to be had.
 enum status kernels_find(const char *name, const struct kernels **out, struct error *err);
+
+#ifdef __cplusplus
+}
+#endif
 
 #endif

@@ -20,14 +20,16 @@ struct forward {
     struct forward_args a;
     uint32_t n_heads, n_kv_heads, ffn; // of this rank
     struct shard_range vocab;
+    uint32_t element; // bytes of a number of the activations
     // Activations, [rows_max, ...]. `residual` is the stream that blocks add to; `x` is a block's
     // output before it is added. Both are summed over ranks and lie in the symmetric heap.
-    float *residual, *x; // [hidden_dim]
-    float *normed;       // [hidden_dim]
-    float *qkv;          // [(n_heads + 2 n_kv_heads) head_dim]
-    float *attended;     // [n_heads head_dim]
-    float *mlp_in;       // [ffn, or 2 ffn where gated]; NULL where the table fuses linear and act
-    float *mlp;          // [ffn]
+    void *residual, *x; // [hidden_dim]
+    void *normed;       // [hidden_dim]
+    void *qkv;          // [(n_heads + 2 n_kv_heads) head_dim]
+    void *attended;     // [n_heads head_dim]
+    void *mlp_in;       // [ffn, or 2 ffn where gated]; NULL where the table fuses linear and act
+    void *mlp;          // [ffn]
+    void *kept;         // [hidden_dim], for gathered rows; NULL where activations are on the host
     float *inv_freq[MODEL_ROPES_MAX];
     float *alibi; // [n_heads] or NULL
     struct {
@@ -41,6 +43,8 @@ struct forward {
     uint32_t n_rows;           // of the activations: all rows, in the end the wanted ones only
     const uint32_t *row_ids;   // rows of `attended` and `normed` to take, NULL: all
     bool wanted_only;          // the activations hold the wanted rows only
+    bool residual_swapped;     // with x, since the rows were gathered; until the step ends
+    bool normed_swapped;       // with kept
     bool pending;              // x is yet to be added to the residual stream,
     const float *pending_bias; // with this bias (may be NULL)
     bool normed_ahead;         // `normed` holds what the next block reads
@@ -61,27 +65,33 @@ enum status forward_supports(const struct model_config *m, const struct shard *s
     return STATUS_OK;
 }
 
-uint64_t forward_heap_bytes(const struct model_config *m, uint32_t rows_max)
+uint64_t forward_heap_bytes(const struct model_config *m, enum dtype activation, uint32_t rows_max)
 {
-    uint64_t each = (uint64_t)rows_max * m->hidden_dim * sizeof(float);
+    uint64_t each = (uint64_t)rows_max * m->hidden_dim * dtype_bytes(activation);
     return 2 * ((each + 127) & ~(uint64_t)127);
 }
 
-// Device memory for `n` numbers, given back by forward_close; NULL when there is none.
-static float *buffer_take(struct forward *f, uint64_t n)
+// Device memory, given back by forward_close; NULL when there is none.
+static void *bytes_take(struct forward *f, uint64_t bytes)
 {
     check(f->n_buffers < BUFFERS_MAX);
-    void *p = f->a.kernels->mem_take(f->a.device, n * sizeof(float));
+    void *p = f->a.kernels->mem_take(f->a.device, bytes);
     f->buffer[f->n_buffers].p = p;
-    f->buffer[f->n_buffers++].bytes = n * sizeof(float);
+    f->buffer[f->n_buffers++].bytes = bytes;
     return p;
 }
 
-static float *shared_take(struct forward *f, uint64_t n)
+// `n` numbers of the activations' type.
+static void *buffer_take(struct forward *f, uint64_t n)
+{
+    return bytes_take(f, n * f->element);
+}
+
+static void *shared_take(struct forward *f, uint64_t n)
 {
     if (!f->a.group)
         return buffer_take(f, n);
-    return coll_heap_take(f->a.group, n * sizeof(float));
+    return coll_heap_take(f->a.group, n * f->element);
 }
 
 // Slopes of head `head` of `n` (Press, Smith, Lewis: "Train Short, Test Long", 2022): a geometric
@@ -102,7 +112,7 @@ static bool take_tables(struct forward *f)
     const struct kernels *k = f->a.kernels;
     for (uint32_t i = 0; i < m->n_ropes && m->position_kind == POSITION_ROPE; i++) {
         uint32_t n = m->rope[i].rotary_dim / 2;
-        f->inv_freq[i] = buffer_take(f, n);
+        f->inv_freq[i] = bytes_take(f, n * sizeof(float));
         if (!f->inv_freq[i])
             return false;
         k->copy_in(f->a.device, f->inv_freq[i], m->rope[i].inv_freq, n * sizeof(float));
@@ -113,7 +123,7 @@ static bool take_tables(struct forward *f)
     struct shard_range heads = shard_heads(m, f->a.shard);
     for (uint32_t i = 0; i < heads.count; i++)
         slopes[i] = alibi_slope(heads.begin + i, m->n_heads);
-    f->alibi = buffer_take(f, heads.count);
+    f->alibi = bytes_take(f, heads.count * sizeof(float));
     if (f->alibi)
         k->copy_in(f->a.device, f->alibi, slopes, heads.count * sizeof(float));
     return f->alibi != NULL;
@@ -131,8 +141,11 @@ static bool take_all(struct forward *f)
     f->mlp = buffer_take(f, rows * f->ffn);
     if (!f->a.kernels->linear_act)
         f->mlp_in = buffer_take(f, rows * f->ffn * (m->gated ? 2 : 1));
+    bool device = f->a.kernels->device_memory;
+    if (device)
+        f->kept = buffer_take(f, rows * m->hidden_dim);
     return f->residual && f->x && f->normed && f->qkv && f->attended && f->mlp &&
-           (f->mlp_in || f->a.kernels->linear_act) && take_tables(f);
+           (f->mlp_in || f->a.kernels->linear_act) && (f->kept || !device) && take_tables(f);
 }
 
 enum status forward_open(const struct forward_args *args, struct forward **out, struct error *err)
@@ -145,6 +158,7 @@ enum status forward_open(const struct forward_args *args, struct forward **out, 
         f->n_kv_heads = shard_kv_heads(args->model, args->shard).count;
         f->ffn = shard_ffn(args->model, args->shard).count;
         f->vocab = shard_vocab(args->model, args->shard);
+        f->element = dtype_bytes(args->activation);
     }
     if (!f || !take_all(f)) {
         forward_close(f);
@@ -167,22 +181,29 @@ void forward_close(struct forward *f)
 
 // ---- pieces of a layer -------------------------------------------------------------------------
 
-// Sums [n_rows, hidden_dim] numbers of the heap over the ranks.
 static enum status sum_failed(const struct forward *f, enum status s, struct error *err)
 {
     return status_fail(err, s, "rank %u of %u: the sum over ranks failed: %s",
         coll_rank(f->a.group), coll_size(f->a.group), status_text(s));
 }
 
-static enum status sum_over_ranks(struct forward *f, float *buffer, struct error *err)
+// Sums of the host read what the device has written: it must have.
+static enum status before_sum(struct forward *f, struct error *err)
+{
+    return f->a.kernels->device_memory ? f->a.kernels->device_sync(f->a.device, err) : STATUS_OK;
+}
+
+// Sums [n_rows, hidden_dim] numbers of the heap over the ranks.
+static enum status sum_over_ranks(struct forward *f, void *buffer, struct error *err)
 {
     if (!f->a.group)
         return STATUS_OK;
     struct coll_all_reduce_args args = {.buffer = buffer,
         .count = (size_t)f->n_rows * f->a.model->hidden_dim,
-        .dtype = DTYPE_F32,
+        .dtype = f->a.activation,
         .op = COLL_SUM,
         .symmetric = true};
+    TRY(before_sum(f, err));
     uint64_t begin = clock_now_us();
     enum status s = coll_all_reduce(f->a.group, &args);
     f->collective_us += clock_now_us() - begin;
@@ -207,7 +228,7 @@ static enum status sum_and_norm(
     struct coll_all_reduce_norm_args args = {.x = f->x,
         .n_rows = f->n_rows,
         .dim = m->hidden_dim,
-        .dtype = DTYPE_F32,
+        .dtype = f->a.activation,
         .symmetric = true,
         .residual = f->residual,
         .residual_scale = m->residual_scale,
@@ -216,6 +237,7 @@ static enum status sum_and_norm(
         .eps = m->norm_eps,
         .out = f->normed};
     args.weight = f->a.kernels->weight_data(weight, &args.weight_dtype);
+    TRY(before_sum(f, err));
     uint64_t begin = clock_now_us();
     enum status s = coll_all_reduce_norm(f->a.group, &args);
     f->collective_us += clock_now_us() - begin;
@@ -235,7 +257,7 @@ static struct norm_args norm_shape(const struct forward *f)
 
 // Adds what is pending to the residual stream and, unless `out` is NULL, writes its norm there.
 static void add_and_norm(
-    struct forward *f, const struct weight *weight, const struct weight *bias, float *out)
+    struct forward *f, const struct weight *weight, const struct weight *bias, void *out)
 {
     struct norm_args args = norm_shape(f);
     args.residual = f->residual;
@@ -253,8 +275,8 @@ static void add_and_norm(
 }
 
 // out = norm(in) and nothing else; they may be the same.
-static void norm_into(struct forward *f, const struct weight *weight, const struct weight *bias,
-    float *in, float *out)
+static void norm_into(
+    struct forward *f, const struct weight *weight, const struct weight *bias, void *in, void *out)
 {
     struct norm_args args = norm_shape(f);
     args.residual = in;
@@ -266,7 +288,7 @@ static void norm_into(struct forward *f, const struct weight *weight, const stru
 
 // What a block reads: the norm of the residual stream, or the stream itself where norms stand
 // behind the blocks only.
-static const float *block_input(
+static const void *block_input(
     struct forward *f, const struct weight *weight, const struct weight *bias)
 {
     bool plain = f->a.model->norm_placement == NORM_POST;
@@ -285,7 +307,7 @@ struct block_output {
     const struct weight *weight, *bias, *norm, *norm_bias;
     const struct weight *next_norm; // of the block that reads the sum next, NULL: none reads it yet
     const float *bias_f32;
-    const float *in;
+    const void *in;
     uint32_t in_dim;
     const uint32_t *row_ids;
 };
@@ -313,25 +335,74 @@ static enum status block_output(struct forward *f, const struct block_output *o,
     return STATUS_OK;
 }
 
-// Behind the last layer's attention only the wanted rows are needed. Where activations are in host
-// memory, the others are dropped there: rows are ascending, so each moves towards the front.
+// Where activations are in host memory, rows that are not wanted are dropped in place (rows are
+// ascending, so each moves towards the front), and what still has all rows is read through row_ids.
+static void keep_on_host(struct forward *f)
+{
+    const struct batch *b = f->batch;
+    size_t bytes = (size_t)f->a.model->hidden_dim * f->element;
+    uint8_t *stream = f->residual;
+    for (uint32_t i = 0; i < b->n_logit_rows; i++)
+        if (b->logit_rows[i] != i)
+            memcpy(stream + i * bytes, stream + b->logit_rows[i] * bytes, bytes);
+    f->row_ids = b->logit_rows;
+}
+
+static void gather_wanted(struct forward *f, uint32_t dim, const void *in, void *out)
+{
+    struct gather_args args = {
+        .batch = f->batch, .n_rows = f->batch->n_logit_rows, .dim = dim, .in = in, .out = out};
+    f->a.kernels->gather(f->a.device, &args);
+}
+
+// Exchanges two buffers; forward_rows puts them back before the next step.
+static void swap(void **a, void **b, bool *swapped)
+{
+    void *p = *a;
+    *a = *b;
+    *b = p;
+    *swapped = !*swapped;
+}
+
+static void swap_back(struct forward *f)
+{
+    if (f->residual_swapped)
+        swap(&f->residual, &f->x, &f->residual_swapped);
+    if (f->normed_swapped)
+        swap(&f->normed, &f->kept, &f->normed_swapped);
+}
+
+// On a device they are gathered into other buffers. x is free here: nothing is pending. `normed`
+// is asked for once more only where attention and MLP read the same norm.
+static void keep_on_device(struct forward *f)
+{
+    const struct model_config *m = f->a.model;
+    check(!f->pending);
+    gather_wanted(f, m->hidden_dim, f->residual, f->x);
+    swap(&f->residual, &f->x, &f->residual_swapped);
+    if (m->parallel_residual && m->shared_parallel_norm) {
+        gather_wanted(f, m->hidden_dim, f->normed, f->kept);
+        swap(&f->normed, &f->kept, &f->normed_swapped);
+    }
+}
+
+// Behind the last layer's attention only the wanted rows are needed.
 static void keep_wanted_rows(struct forward *f)
 {
     const struct batch *b = f->batch;
-    if (f->a.kernels->device_memory || b->n_logit_rows == b->n_rows)
+    if (b->n_logit_rows == b->n_rows)
         return;
-    size_t dim = f->a.model->hidden_dim;
-    for (uint32_t i = 0; i < b->n_logit_rows; i++)
-        if (b->logit_rows[i] != i)
-            memcpy(f->residual + i * dim, f->residual + b->logit_rows[i] * dim, dim * 4);
+    if (f->a.kernels->device_memory)
+        keep_on_device(f);
+    else
+        keep_on_host(f);
     f->n_rows = b->n_logit_rows;
-    f->row_ids = b->logit_rows;
     f->wanted_only = true;
 }
 
 // ---- layers ------------------------------------------------------------------------------------
 
-static void project_qkv(struct forward *f, uint32_t layer, const float *in)
+static void project_qkv(struct forward *f, uint32_t layer, const void *in)
 {
     const struct model_config *m = f->a.model;
     const struct layer_weights *w = &f->a.weights->layer[layer];
@@ -385,20 +456,26 @@ static enum status attention_block(struct forward *f, uint32_t layer, struct err
         keep_wanted_rows(f);
     }
     attend(f, layer);
+    uint32_t attended_dim = f->n_heads * f->a.model->head_dim;
+    const void *attended = f->attended;
+    if (f->wanted_only && f->a.kernels->device_memory) {
+        gather_wanted(f, attended_dim, f->attended, f->qkv); // q, k and v have been used
+        attended = f->qkv;
+    }
     struct block_output o = {.weight = w->o,
         .bias = w->o_bias,
         .bias_f32 = w->o_bias_f32,
         .norm = w->attn_out_norm,
         .norm_bias = w->attn_out_norm_bias,
         .next_norm = f->a.model->parallel_residual ? NULL : w->mlp_norm,
-        .in = f->attended,
-        .in_dim = f->n_heads * f->a.model->head_dim,
+        .in = attended,
+        .in_dim = attended_dim,
         .row_ids = f->row_ids};
     return block_output(f, &o, err);
 }
 
 static void mlp_hidden(
-    struct forward *f, const struct layer_weights *w, const float *in, const uint32_t *row_ids)
+    struct forward *f, const struct layer_weights *w, const void *in, const uint32_t *row_ids)
 {
     const struct model_config *m = f->a.model;
     struct linear_args linear = {.n_rows = f->n_rows,
@@ -428,7 +505,7 @@ static enum status mlp_block(struct forward *f, uint32_t layer, struct error *er
     const struct model_config *m = f->a.model;
     const struct layer_weights *w = &f->a.weights->layer[layer];
     bool last = layer + 1 == f->a.weights->n_layers;
-    const float *in = f->normed;
+    const void *in = f->normed;
     const uint32_t *row_ids = NULL;
     if (!m->parallel_residual) {
         in = block_input(f, w->mlp_norm, w->mlp_norm_bias);
@@ -476,6 +553,9 @@ enum status forward_rows(struct forward *f, const struct batch *batch,
 {
     check(batch->n_rows >= 1 && batch->n_rows <= f->a.rows_max);
     f->batch = batch;
+    swap_back(f);
+    if (f->a.kernels->batch_begin)
+        f->a.kernels->batch_begin(f->a.device, batch);
     f->n_rows = batch->n_rows;
     f->row_ids = NULL;
     f->wanted_only = false;
@@ -493,23 +573,45 @@ enum status forward_rows(struct forward *f, const struct batch *batch,
     return f->a.kernels->device_sync(f->a.device, err);
 }
 
+// Where the head reads its rows: `rows` of `normed`, gathered on a device.
+static const void *head_input(struct forward *f, uint32_t *rows, uint32_t n)
+{
+    if (!f->a.kernels->device_memory)
+        return f->normed;
+    size_t bytes = (size_t)f->a.model->hidden_dim * f->element;
+    uint32_t in_order = 1;
+    while (in_order < n && rows[in_order] == rows[0] + in_order)
+        in_order++;
+    if (in_order >= n)
+        return (const uint8_t *)f->normed + rows[0] * bytes;
+    struct gather_args args = {.batch = f->batch,
+        .n_rows = n,
+        .dim = f->a.model->hidden_dim,
+        .row_ids = rows,
+        .in = f->normed,
+        .out = f->kept};
+    f->a.kernels->gather(f->a.device, &args);
+    return f->kept;
+}
+
 void forward_logits(struct forward *f, const uint32_t *wanted, uint32_t n, float *out)
 {
     const struct model_config *m = f->a.model;
-    check(n <= FORWARD_LOGIT_ROWS);
+    check(n >= 1 && n <= FORWARD_LOGIT_ROWS);
     uint32_t rows[FORWARD_LOGIT_ROWS];
     for (uint32_t i = 0; i < n; i++) {
         check(wanted[i] < f->batch->n_logit_rows);
         rows[i] = f->wanted_only ? wanted[i] : f->batch->logit_rows[wanted[i]];
     }
     struct linear_args args = {.n_rows = n,
-        .x = f->normed,
+        .x = head_input(f, rows, n),
         .x_stride = m->hidden_dim,
         .w = f->a.weights->head,
         .bias = f->a.weights->head_bias,
         .out = out,
         .out_stride = f->vocab.count,
-        .row_ids = rows};
+        .out_f32 = true,
+        .row_ids = f->a.kernels->device_memory ? NULL : rows};
     f->a.kernels->linear(f->a.device, &args);
     if (m->logit_scale == 1 && m->logit_softcap == 0)
         return;

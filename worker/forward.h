@@ -25,6 +25,7 @@ struct forward_args {
     const struct shard *shard;
     const struct weights *weights;
     const struct kv_cache *kv;
+    enum dtype activation; // of the device
     uint32_t rows_max;
     bool separate_norms; // never sum over ranks and norm in one operation: the same bits
 };
@@ -36,7 +37,7 @@ struct forward;
 enum status forward_supports(
     const struct model_config *m, const struct shard *s, struct error *err);
 // Bytes of symmetric heap that forward_open takes on each rank.
-uint64_t forward_heap_bytes(const struct model_config *m, uint32_t rows_max);
+uint64_t forward_heap_bytes(const struct model_config *m, enum dtype activation, uint32_t rows_max);
 enum status forward_open(const struct forward_args *args, struct forward **out, struct error *err);
 void forward_close(struct forward *f); // NULL is allowed
 

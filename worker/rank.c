@@ -112,11 +112,13 @@ static enum status read_model(struct rank *r, struct error *err)
             "--dtype %s: weights are used as they are stored, and config.json says %s; expected "
             "auto",
             r->options.dtype, dtype_name(r->model.weight_dtype));
+    TRY(kernels_find(r->options.device, &r->kernels, err));
+    r->activation = r->kernels->activation_for(r->model.weight_dtype);
     TRY(dtype_option(
-        "kv-cache-dtype", r->options.kv_cache_dtype, DTYPE_F32, &r->info.kv_dtype, err));
-    if (!r->options.random_weights)
-        TRY(safetensors_open_dir(r->options.model_dir, &r->files, err));
-    return kernels_find(r->options.device, &r->kernels, err);
+        "kv-cache-dtype", r->options.kv_cache_dtype, r->activation, &r->info.kv_dtype, err));
+    if (r->options.random_weights)
+        return STATUS_OK;
+    return safetensors_open_dir(r->options.model_dir, &r->files, err);
 }
 
 // Names, types and shapes of all tensors, behind the text of config.json.
@@ -223,7 +225,8 @@ static enum status share_size(struct rank *r, struct error *err)
 static enum status open_device(struct rank *r, struct error *err)
 {
     uint32_t cores = r->info.host[r->info.rank].n_cores, ranks = ranks_on_host(r);
-    struct device_args args = {.n_threads = r->options.threads, .isa = r->options.isa};
+    struct device_args args = {
+        .n_threads = r->options.threads, .isa = r->options.isa, .activation = r->activation};
     if (!args.n_threads)
         args.n_threads = cores / ranks ? cores / ranks : 1;
     args.spin = !r->options.no_spin && (uint64_t)args.n_threads * ranks <= cores;
@@ -254,8 +257,9 @@ static enum status open_group(struct rank *r, struct error *err)
     if (r->info.size == 1)
         return STATUS_OK;
     struct coll_args args = {.backend = "auto",
-        .heap_bytes = forward_heap_bytes(&r->model, r->options.max_num_batched_tokens) +
-                      sampler_heap_bytes(&r->model, &r->shard) + HEAP_SLACK_BYTES,
+        .heap_bytes =
+            forward_heap_bytes(&r->model, r->activation, r->options.max_num_batched_tokens) +
+            sampler_heap_bytes(&r->model, &r->shard) + HEAP_SLACK_BYTES,
         .timeout_ms = r->options.collective_timeout_ms,
         .spin = r->info.spin};
     TRY(coll_create(r->bootstrap, &args, &r->group, err));
@@ -291,6 +295,7 @@ static enum status open_work(struct rank *r, struct error *err)
         .weights = &r->weights,
         .kv = &r->kv,
         .rows_max = r->info.limits.step_tokens,
+        .activation = r->activation,
         .separate_norms = r->options.separate_norms};
     TRY(forward_open(&forward, &r->forward, err));
     struct sampler_args sampler = {.kernels = r->kernels,

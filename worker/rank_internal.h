@@ -17,6 +17,7 @@ struct rank {
     struct model_config model;
     struct shard shard;
     const struct kernels *kernels;
+    enum dtype activation;
     struct device *device;
     struct safetensors *files;
     struct weights_plan plan;

@@ -180,8 +180,11 @@ static void add_rows(struct session *s, struct batch *b, const struct plan_seq *
     struct batch_seq *seq = &s->seq[b->n_seqs++];
     *seq = (struct batch_seq){
         .first_row = b->n_rows, .n_rows = head->n_tokens, .first_position = head->first_position};
-    for (uint32_t g = 0; g < s->a.limits.n_kv_groups; g++)
+    uint32_t end = head->first_position + head->n_tokens, size = s->a.limits.block_tokens;
+    for (uint32_t g = 0; g < s->a.limits.n_kv_groups; g++) {
         seq->blocks[g] = slot->blocks[g];
+        seq->n_blocks[g] = (end + size - 1) / size;
+    }
     for (uint32_t i = 0; i < head->n_tokens; i++) {
         s->token_ids[b->n_rows + i] = slot->ids[head->first_position + i];
         s->positions[b->n_rows + i] = head->first_position + i;

@@ -91,11 +91,11 @@ static void plain_task(void *arg, uint32_t task, uint32_t thread)
     uint64_t r = j->seq->first_row + i;
     struct query c = {.a = a,
         .blocks = j->seq->blocks[a->kv.group],
-        .q = a->qkv + (r * (a->n_heads + 2 * a->kv.n_kv_heads) + h) * dim,
+        .q = (const float *)a->qkv + (r * (a->n_heads + 2 * a->kv.n_kv_heads) + h) * dim,
         .position = j->seq->first_position + i,
         .kv_head = h / (a->n_heads / a->kv.n_kv_heads),
         .slope = a->alibi_slopes != NULL ? a->alibi_slopes[h] : 0};
-    attend(&c, a->out + (r * a->n_heads + h) * dim);
+    attend(&c, (float *)a->out + (r * a->n_heads + h) * dim);
 }
 
 static void check_shapes(const struct attention_args *a)

@@ -131,7 +131,7 @@ static void point_at_queries(const struct job *j, const struct unit *u, struct w
     uint32_t dim = a->kv.head_dim;
     for (uint32_t i = 0; i < u->n_q; i++) {
         uint64_t r = u->seq->first_row + u->row + i / u->n_heads, h = u->head + i % u->n_heads;
-        w->q[i] = a->qkv + (r * (a->n_heads + 2 * a->kv.n_kv_heads) + h) * dim;
+        w->q[i] = (const float *)a->qkv + (r * (a->n_heads + 2 * a->kv.n_kv_heads) + h) * dim;
     }
     if (dim != j->dim)
         j->isa->widen(w->padded, w->q, u->n_q, DTYPE_F32, dim);
@@ -319,7 +319,7 @@ static void merge(
 static float *out_of(const struct job *j, const struct unit *u, uint32_t q)
 {
     uint64_t r = u->seq->first_row + u->row + q / u->n_heads, h = u->head + q % u->n_heads;
-    return j->a->out + (r * j->a->n_heads + h) * j->a->kv.head_dim;
+    return (float *)j->a->out + (r * j->a->n_heads + h) * j->a->kv.head_dim;
 }
 
 static void whole_task(void *arg, uint32_t task, uint32_t thread)

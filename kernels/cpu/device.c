@@ -38,6 +38,7 @@ static enum status device_open(
     const struct device_args *args, struct device **out, struct error *err)
 {
     enum cpu_isa isa;
+    check(args->activation == DTYPE_F32);
     TRY(cpuid_choose(args->isa, &isa, err));
     struct device *d = calloc(1, sizeof *d);
     if (d == NULL)
@@ -63,6 +64,12 @@ static void device_describe(const struct device *d, char *text, size_t n)
 {
     snprintf(text, n, "cpu: %u thread%s, %s", d->n_threads, d->n_threads == 1 ? "" : "s",
         cpuid_name(d->isa));
+}
+
+static enum dtype activation_for(enum dtype weights)
+{
+    (void)weights;
+    return DTYPE_F32;
 }
 
 // Ops have run when their calls return, and cannot fail.
@@ -94,8 +101,8 @@ static void copy(struct device *d, void *to, const void *from, uint64_t bytes)
 
 static const struct kernels table = {
     .name = "cpu",
-    .activation = DTYPE_F32,
     .device_memory = false,
+    .activation_for = activation_for,
     .device_open = device_open,
     .device_close = device_close,
     .device_describe = device_describe,

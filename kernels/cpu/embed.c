@@ -13,7 +13,7 @@ struct embed_job {
 static void embed_row(const struct embed_job *j, uint32_t r)
 {
     const struct embed_args *a = j->a;
-    float *out = a->out + (uint64_t)r * j->dim;
+    float *out = (float *)a->out + (uint64_t)r * j->dim;
     uint32_t id = a->batch->token_ids[r] - a->vocab_begin; // wraps where the id is below
     if (id >= a->table->n) {
         memset(out, 0, sizeof *out * j->dim);

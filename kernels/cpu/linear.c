@@ -22,7 +22,7 @@ enum {
 static const float *x_row(const struct linear_args *a, uint32_t m)
 {
     uint32_t row = a->row_ids != NULL ? a->row_ids[m] : m;
-    return a->x + (uint64_t)row * a->x_stride;
+    return (const float *)a->x + (uint64_t)row * a->x_stride;
 }
 
 // Adds the bias, if there is one, to columns n .. n + n_columns - 1 of the rows.
@@ -38,7 +38,7 @@ static void add_bias(const struct linear_args *a, uint32_t n, uint32_t n_columns
         for (uint32_t i = 0; i < chunk; i++)
             bias[i] = weight_load(from, a->bias->dtype, n + j + i);
         for (uint32_t m = first_row; m < first_row + n_rows; m++) {
-            float *out = a->out + (uint64_t)m * a->out_stride + n + j;
+            float *out = (float *)a->out + (uint64_t)m * a->out_stride + n + j;
             for (uint32_t i = 0; i < chunk; i++)
                 out[i] += bias[i];
         }
@@ -69,7 +69,7 @@ static void plain_task(void *arg, uint32_t task, uint32_t thread)
     for (uint32_t n = begin; n < end; n++) {
         const void *row = weight_row(a->w, n);
         for (uint32_t m = 0; m < a->n_rows; m++)
-            a->out[(uint64_t)m * a->out_stride + n] =
+            ((float *)a->out)[(uint64_t)m * a->out_stride + n] =
                 plain_dot(x_row(a, m), row, a->w->k, a->w->dtype);
     }
     add_bias(a, begin, end - begin, 0, a->n_rows);
@@ -120,7 +120,7 @@ static void multiply(const struct job *job, uint32_t n, uint32_t n_rows, uint32_
         .x = job->x + (uint64_t)m * job->x_stride,
         .x_stride = job->x_stride,
         .m = m_end - m,
-        .out = a->out + (uint64_t)(job->first_row + m) * a->out_stride + n,
+        .out = (float *)a->out + (uint64_t)(job->first_row + m) * a->out_stride + n,
         .out_stride = a->out_stride,
     };
     job->isa->dot(&part);

@@ -55,9 +55,9 @@ static void norm_task(void *arg, uint32_t task, uint32_t thread)
     for (uint32_t r = begin; r < end && r < a->n_rows; r++) {
         uint64_t at = (uint64_t)r * a->dim;
         struct norm_row row = j->row;
-        row.x = a->x != NULL ? a->x + at : NULL;
-        row.residual = a->residual + at;
-        row.out = a->out != NULL ? a->out + at : NULL;
+        row.x = a->x != NULL ? (const float *)a->x + at : NULL;
+        row.residual = (float *)a->residual + at;
+        row.out = a->out != NULL ? (float *)a->out + at : NULL;
         j->run(&row);
     }
 }

@@ -97,7 +97,7 @@ static void rope_task(void *arg, uint32_t task, uint32_t thread)
     for (uint32_t r = begin; r < end && r < j->a->batch->n_rows; r++) {
         const struct batch_seq *seq = seq_of(j->a->batch, r);
         struct rope_row row = j->row;
-        row.qkv = j->a->qkv + r * qkv_dim;
+        row.qkv = (float *)j->a->qkv + r * qkv_dim;
         row.position = seq->first_position + (r - seq->first_row);
         uint64_t page = seq->blocks[kv->group][row.position / kv->block_tokens];
         uint64_t at = page * kv->n_kv_heads * kv->block_tokens + row.position % kv->block_tokens;

@@ -56,7 +56,7 @@ static void reference(const struct norm_case *c, uint32_t row, double *residual,
     for (uint32_t i = 0; i < a->dim; i++) {
         residual[i] = (double)c->residual[(size_t)row * a->dim + i];
         if (a->x != NULL) {
-            double x = (double)a->x[(size_t)row * a->dim + i];
+            double x = (double)((const float *)a->x)[(size_t)row * a->dim + i];
             x += a->x_bias != NULL ? (double)a->x_bias[i] : 0;
             residual[i] += x * (double)a->x_scale;
         }
@@ -104,7 +104,7 @@ static void test_norm(void **state)
         uint32_t row = random_below(&r, c.a.n_rows);
         struct norm_args one = c.a;
         one.n_rows = 1;
-        one.x = c.a.x != NULL ? c.a.x + (size_t)row * dim : NULL;
+        one.x = c.a.x != NULL ? (const float *)c.a.x + (size_t)row * dim : NULL;
         memcpy(residual[1], c.residual + (size_t)row * dim, dim * 4);
         one.residual = residual[1];
         one.out = NULL;

@@ -1,0 +1,177 @@
+// SPDX-License-Identifier: Apache-2.0
+// What the files of the CUDA back end share on the host: the device, the step's batch on it, and
+// how an op starts a kernel.
+//
+// An op is one file: NAME.cu with its kernels and `void cuda_NAME(struct device *, const struct
+// NAME_args *)`, declared below and entered in table.cu. The same files are compiled for devices
+// and for the emulator.
+//
+// Everything runs in one stream, so what one op writes the next one reads, and the workspace may
+// be used by one op after the other. The first failure is kept and told by device_sync.
+#ifndef PHALANX_KERNELS_CUDA_DEVICE_CUH
+#define PHALANX_KERNELS_CUDA_DEVICE_CUH
+
+#include "base/check.h"
+#include "kernels/cuda/port.cuh"
+#include "kernels/kernels.h"
+#include "kernels/plugin.h"
+
+#if PHX_EMU
+#define DEVICE_TABLE_NAME "emu"
+#else
+#define DEVICE_TABLE_NAME "cuda"
+#endif
+
+// A dense weight: rows of `k` elements, `stride` apart. Rows begin at multiples of 16 bytes; what
+// lies between k and stride is zero.
+struct weight {
+    enum dtype dtype; // f32, f16 or bf16
+    uint32_t n, k, stride;
+    void *data;
+    uint64_t bytes;
+};
+
+struct device_seq {
+    uint32_t first_row, n_rows, first_position;
+    uint32_t table[KERNELS_KV_GROUPS_MAX]; // where in device_batch.blocks its tables begin
+};
+
+enum device_count {
+    DEVICE_COUNT_ROWS,
+    DEVICE_COUNT_SEQS,
+    DEVICE_COUNT_LOGIT_ROWS,
+    DEVICE_COUNT_KEYS, // of the longest sequence: its last position + 1
+    DEVICE_COUNTS = 8,
+};
+
+// The batch of the step. Addresses stay the same from step to step until a larger one comes
+// (`generation` then changes), so that a recorded graph can be replayed; a kernel that is recorded
+// takes its numbers from `counts`, and the fields of the host only bound its grid.
+struct device_batch {
+    uint32_t n_rows, n_seqs, n_logit_rows, n_keys; // while a graph is recorded: upper bounds
+    uint32_t generation;
+    // Device memory.
+    const uint32_t *counts;     // [DEVICE_COUNTS]
+    const device_seq *seq;      // [n_seqs]
+    const uint32_t *token_ids;  // [n_rows]
+    const uint32_t *positions;  // [n_rows]
+    const uint32_t *row_seq;    // [n_rows] the sequence of a row
+    const uint32_t *logit_rows; // [n_logit_rows]
+    const uint32_t *blocks;     // all tables, one after the other
+};
+
+// Memory of the host that copies read from, and its twin on the device.
+struct device_staging {
+    uint8_t *host, *device; // device is NULL where copies go elsewhere
+    size_t bytes;
+    cudaEvent_t read; // the last copy out of `host`
+    bool used;
+};
+
+enum { DEVICE_STAGINGS = 2 };
+
+struct device_samplers; // sample.cu
+
+struct device {
+    cudaStream_t stream;
+    int index;
+    uint32_t n_sms, cc; // cc: 10 * major + minor; 80 where it is emulated
+    char name[128];
+    enum dtype activation;
+    enum determinism determinism;
+    size_t block_shared_max; // dynamic bytes that a block may have (cudaFuncSetAttribute)
+
+    struct device_batch batch;
+    const struct batch *host_batch; // of the last batch_begin; a handle to compare, not to read
+    struct device_staging batches[DEVICE_STAGINGS]; // taken in turn
+    uint8_t *batch_memory;
+    uint32_t rows_max, seqs_max, blocks_max, batch_turn;
+
+    struct device_staging chunk[DEVICE_STAGINGS]; // of copy_in and weights
+    uint32_t chunk_turn;
+    struct device_staging ring; // of device_upload
+    size_t ring_at;
+    uint8_t *workspace;
+    size_t workspace_bytes;
+    bool recording; // a graph: no copy from the host, no new memory
+
+    struct device_samplers *samplers;         // NULL until cuda_sampler_open, which also says
+    void (*samplers_close)(struct device *d); // who frees them
+
+    enum status failed; // the first failure, and its sentence
+    struct error error;
+};
+
+// ---- for ops -----------------------------------------------------------------------------------
+
+// What phx_launch takes.
+phx_launch_config device_launch(
+    const struct device *d, dim3 grid, dim3 block, size_t dynamic_bytes = 0);
+// Keeps the failure of a launch or of a call of the run-time library, if it is the first one.
+void device_keep(struct device *d, cudaError_t e, const char *what);
+// Scratch of the op at hand, aligned to 256 bytes; NULL after a failure (which is kept). Grows when
+// asked for more, which waits for the stream and is not possible while a graph is recorded.
+void *device_workspace(struct device *d, size_t bytes);
+// Brings a few numbers of the host's to the device, in the order of the stream; read when it
+// returns. They stay until the stream has run what is enqueued before the next one or two steps'
+// uploads. NULL after a failure. Not while a graph is recorded.
+void *device_upload(struct device *d, const void *host, size_t bytes);
+// As mem_take, not zeroed, and a failure is kept.
+void *device_take(struct device *d, size_t bytes);
+
+// Blocks for `n` threads, at least 1 and at most what a grid's x may be.
+inline unsigned device_grid(uint64_t n, unsigned block)
+{
+    uint64_t blocks = (n + block - 1) / block;
+    return blocks < 1 ? 1u : blocks < 0x7fffffff ? (unsigned)blocks : 0x7fffffffu;
+}
+
+// ---- for the files of the device itself
+// ----------------------------------------------------------
+
+// struct plugin.devices.
+enum status device_list(
+    struct plugin_device out[PLUGIN_DEVICES_MAX], uint32_t *n, struct error *err);
+enum status device_staging_open(
+    struct device_staging *s, size_t bytes, bool twin, struct error *err);
+void device_staging_close(struct device_staging *s);
+// Waits until the last copy out of it has been done.
+void device_staging_wait(struct device *d, struct device_staging *s);
+// Copies its first bytes to `to`.
+void device_staging_send(struct device *d, struct device_staging *s, void *to, size_t bytes);
+
+// ---- the ops -----------------------------------------------------------------------------------
+
+extern "C" {
+enum status cuda_device_open(
+    const struct device_args *args, struct device **out, struct error *err);
+void cuda_device_close(struct device *d);
+void cuda_device_describe(const struct device *d, char *text, size_t n);
+enum status cuda_device_sync(struct device *d, struct error *err);
+void *cuda_device_stream(struct device *d);
+void *cuda_mem_take(struct device *d, uint64_t bytes);
+void cuda_mem_give(struct device *d, void *p, uint64_t bytes);
+void cuda_copy_in(struct device *d, void *to_device, const void *from_host, uint64_t bytes);
+void cuda_copy_out(struct device *d, void *to_host, const void *from_device, uint64_t bytes);
+enum status cuda_weight_make(
+    struct device *d, const struct weight_source *source, struct weight **out, struct error *err);
+void cuda_weight_free(struct device *d, struct weight *w);
+uint64_t cuda_weight_bytes(const struct weight_source *source);
+void cuda_batch_begin(struct device *d, const struct batch *b);
+
+void cuda_embed(struct device *d, const struct embed_args *a);
+void cuda_norm(struct device *d, const struct norm_args *a);
+void cuda_linear(struct device *d, const struct linear_args *a);
+void cuda_rope_kv(struct device *d, const struct rope_kv_args *a);
+void cuda_attention(struct device *d, const struct attention_args *a);
+void cuda_act(struct device *d, const struct act_args *a);
+void cuda_gather(struct device *d, const struct gather_args *a);
+void cuda_logit_scale(struct device *d, const struct logit_scale_args *a);
+void cuda_block_copy(struct device *d, const struct block_copy_args *a);
+enum status cuda_sampler_open(
+    struct device *d, uint32_t n_slots, uint32_t vocab_size, uint32_t ids_max, struct error *err);
+void cuda_sampler_begin(struct device *d, const struct sampler_begin_args *a);
+void cuda_sample(struct device *d, const struct sample_args *a);
+}
+
+#endif
