@@ -71,6 +71,12 @@ static bool in_range(const struct config_row *row, double v)
     return (row->min == 0 && row->max == 0) || (v >= row->min && v <= row->max);
 }
 
+// As whole numbers: beyond 2^53 neighbours are one double.
+static bool int_in_range(const struct config_row *row, int64_t v)
+{
+    return (row->min == 0 && row->max == 0) || (v >= (int64_t)row->min && v <= (int64_t)row->max);
+}
+
 static enum status set_number(
     const struct config_row *row, const char *text, void *field, struct error *err)
 {
@@ -79,7 +85,7 @@ static enum status set_number(
     double f = 0;
     bool ok;
     if (row->type == CONFIG_INT) {
-        ok = config_int_parse(text, &i) && in_range(row, (double)i);
+        ok = config_int_parse(text, &i) && int_in_range(row, i);
     } else if (row->type == CONFIG_BYTES) {
         ok = config_bytes_parse(text, &bytes) && in_range(row, (double)bytes);
     } else {
@@ -140,6 +146,54 @@ enum status config_set(const struct config_row *row, const char *text, void *out
     }
     default:
         return set_number(row, text, field, err);
+    }
+}
+
+static void print_choice(const char *choices, int index, struct buf *out)
+{
+    for (; index > 0; index--)
+        choices = strchr(choices, '|') + 1;
+    buf_append(out, choices, strcspn(choices, "|"));
+}
+
+bool config_print(const struct config_row *row, const void *values, struct buf *out)
+{
+    const void *field = (const char *)values + row->offset;
+    switch (row->type) {
+    case CONFIG_FLAG:
+        buf_printf(out, "%s", *(const bool *)field ? "true" : "false");
+        return true;
+    case CONFIG_INT:
+        buf_printf(out, "%lld", (long long)*(const int64_t *)field);
+        return true;
+    case CONFIG_BYTES:
+        buf_printf(out, "%llu", (unsigned long long)*(const uint64_t *)field);
+        return true;
+    case CONFIG_FLOAT:
+        buf_printf(out, "%.17g", *(const double *)field);
+        return true;
+    case CONFIG_ENUM:
+        print_choice(row->choices, *(const int *)field, out);
+        return true;
+    case CONFIG_TEXT: {
+        const char *text = *(const char *const *)field;
+        if (text)
+            buf_append(out, text, strlen(text));
+        return text != NULL;
+    }
+    default:
+        return false;
+    }
+}
+
+void config_spell(struct config_row *rows, size_t n_rows, char (*names)[CONFIG_NAME_BYTES])
+{
+    for (size_t i = 0; i < n_rows; i++) {
+        check(strlen(rows[i].name) < CONFIG_NAME_BYTES);
+        snprintf(names[i], CONFIG_NAME_BYTES, "%s", rows[i].name);
+        for (char *p = names[i]; (p = strchr(p, '_'));)
+            *p = '-';
+        rows[i].name = names[i];
     }
 }
 

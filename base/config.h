@@ -5,6 +5,7 @@
 #ifndef PHALANX_BASE_CONFIG_H
 #define PHALANX_BASE_CONFIG_H
 
+#include "base/buf.h"
 #include "base/status.h"
 
 #include <stdbool.h>
@@ -22,7 +23,7 @@ enum config_type {
     CONFIG_LIST,  // struct config_list: may be given several times
 };
 
-enum { CONFIG_LIST_MAX = 64 };
+enum { CONFIG_LIST_MAX = 64, CONFIG_NAME_BYTES = 40 };
 struct config_list {
     int count;
     const char *item[CONFIG_LIST_MAX]; // borrowed
@@ -49,6 +50,13 @@ enum status config_parse(const struct config_row *rows, size_t n_rows, int argc,
 // Sets one field from text, as config_parse does; for files.
 enum status config_set(
     const struct config_row *row, const char *text, void *out, struct error *err);
+
+// Appends the value that config_set would read back; false, and nothing is appended, where there is
+// none: a text that is NULL, or a list.
+bool config_print(const struct config_row *row, const void *values, struct buf *out);
+
+// Gives rows that were named after fields the names of options: '-' for '_', kept in names[n_rows].
+void config_spell(struct config_row *rows, size_t n_rows, char (*names)[CONFIG_NAME_BYTES]);
 
 // Prints the options as --help shows them.
 void config_help(const struct config_row *rows, size_t n_rows, FILE *to);

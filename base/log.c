@@ -3,7 +3,6 @@
 
 #include <stdarg.h>
 #include <stdio.h>
-#include <string.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -19,14 +18,6 @@ void log_open(const char *process, enum log_level level)
 {
     log_state.level = level;
     snprintf(log_state.process, sizeof log_state.process, "%s", process);
-}
-
-enum log_level log_level_parse(const char *name)
-{
-    for (int i = 0; i < LOG_LEVEL_COUNT; i++)
-        if (strcmp(name, level_names[i]) == 0)
-            return (enum log_level)i;
-    return LOG_LEVEL_COUNT;
 }
 
 void log_write(enum log_level level, const char *format, ...)

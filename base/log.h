@@ -4,6 +4,9 @@
 #ifndef PHALANX_BASE_LOG_H
 #define PHALANX_BASE_LOG_H
 
+// In the order of the enum.
+#define LOG_LEVEL_WORDS "error|warn|info|debug"
+
 enum log_level {
     LOG_LEVEL_ERROR,
     LOG_LEVEL_WARN,
@@ -15,9 +18,6 @@ enum log_level {
 // Sets the name printed on each line ("coordinator", "rank 1") and the highest level shown.
 // The name is copied. Called once at start; the only global state of the program.
 void log_open(const char *process, enum log_level level);
-
-// Finds a level by its name ("error", "warn", "info", "debug"); LOG_LEVEL_COUNT if there is none.
-enum log_level log_level_parse(const char *name);
 
 void log_write(enum log_level level, const char *format, ...) __attribute__((format(printf, 2, 3)));
 

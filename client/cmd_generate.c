@@ -61,7 +61,7 @@ static const struct config_row own_rows[] = {
 };
 // clang-format on
 
-enum { ROWS = COUNT_OF(own_rows), NAME_BYTES = 40, POLL_MS = 100 };
+enum { ROWS = COUNT_OF(own_rows), POLL_MS = 100 };
 
 // What `score` takes; all the rest is about tokens that it does not generate.
 static const char *const score_options[] = {"endpoint", "curve-server-public-key", "curve-key",
@@ -72,21 +72,17 @@ static const char *const score_options[] = {"endpoint", "curve-server-public-key
 // Names and defaults as the command line spells them: '-' for '_', 1.0 for 1.0f.
 struct generate_rows {
     struct config_row row[ROWS], score_row[COUNT_OF(score_options)];
-    char name[ROWS][NAME_BYTES], value[ROWS][NAME_BYTES];
+    char name[ROWS][CONFIG_NAME_BYTES], value[ROWS][CONFIG_NAME_BYTES];
 };
 
 static void make_rows(struct generate_rows *out)
 {
+    memcpy(out->row, own_rows, sizeof own_rows);
+    config_spell(out->row, ROWS, out->name);
     for (int i = 0; i < ROWS; i++) {
-        out->row[i] = own_rows[i];
-        snprintf(out->name[i], NAME_BYTES, "%s", own_rows[i].name);
-        for (char *p = out->name[i]; *p; p++)
-            if (*p == '_')
-                *p = '-';
-        out->row[i].name = out->name[i];
         if (!own_rows[i].default_text)
             continue;
-        snprintf(out->value[i], NAME_BYTES, "%s", own_rows[i].default_text);
+        snprintf(out->value[i], CONFIG_NAME_BYTES, "%s", own_rows[i].default_text);
         size_t n = strlen(out->value[i]);
         if (own_rows[i].type == CONFIG_FLOAT && n && out->value[i][n - 1] == 'f')
             out->value[i][n - 1] = '\0';

@@ -4,12 +4,12 @@
 #include "client/cmd.h"
 
 #include "base/check.h"
-#include "base/config.h"
 #include "client/scratch.h"
 #include "client/supervisor.h"
 #include "proto/certificate.h"
 #include "proto/endpoint.h"
 #include "proto/limits.h"
+#include "proto/settings.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -22,48 +22,8 @@
 
 enum { SERVE_TMPDIR_BYTES_MAX = 40 };
 
-#define DTYPES "auto|f32|f16|bf16"
-#define ISAS "auto|plain|avx2|avx512"
-#define LOG_LEVELS "error|warn|info|debug"
-
-struct serve_settings {
-    const char *model, *model_name, *endpoint, *curve_server_key, *curve_authorized_clients;
-    int device, dtype, kv_cache_dtype, isa, log_level;
-    int64_t degree, max_model_len, max_num_seqs, max_num_batched_tokens, block_size, threads, seed;
-    uint64_t kv_cache_memory;
-    bool guaranteed_no_evict, no_prefix_cache, random_weights, skip_tokenizer;
-};
-
-#define AT(field) offsetof(struct serve_settings, field)
-// clang-format off
-static const struct config_row rows[] = {
-    {"model", CONFIG_TEXT, AT(model), NULL, 0, 0, NULL, "DIR", "Model directory in Hugging Face's layout (or given as the only word)."},
-    {"model-name", CONFIG_TEXT, AT(model_name), NULL, 0, 0, NULL, "NAME", "Name it is served as; the directory's own if not given."},
-    {"endpoint", CONFIG_TEXT, AT(endpoint), NULL, 0, 0, NULL, "E", "ipc://PATH or tcp://ADDRESS:PORT; one path per user if not given."},
-    {"curve-server-key", CONFIG_TEXT, AT(curve_server_key), NULL, 0, 0, NULL, "FILE", "The server's key pair; needed where other machines can connect (phalanx keygen)."},
-    {"curve-authorized-clients", CONFIG_TEXT, AT(curve_authorized_clients), NULL, 0, 0, NULL, "DIR|FILE", "Public keys of the clients that are let in."},
-    {"tensor-parallel-degree", CONFIG_INT, AT(degree), "1", 1, 64, NULL, "N", "Ranks that share the model; each computes a part of every layer."},
-    {"device", CONFIG_ENUM, AT(device), "cpu", 0, 0, "cpu", NULL, "What computes."},
-    {"threads-per-rank", CONFIG_INT, AT(threads), "0", 0, 1024, NULL, "N", "CPU threads of each rank; 0: this machine's cores divided among the ranks."},
-    {"max-model-len", CONFIG_INT, AT(max_model_len), "0", 0, LIMIT_CONTEXT_TOKENS, NULL, "N", "Longest prompt and output together, in tokens; 0: what the model declares, or less if the KV cache holds less."},
-    {"max-num-seqs", CONFIG_INT, AT(max_num_seqs), "64", 1, LIMIT_SLOTS, NULL, "N", "Sequences that are computed at once; others wait."},
-    {"max-num-batched-tokens", CONFIG_INT, AT(max_num_batched_tokens), "128", 1, LIMIT_STEP_TOKENS, NULL, "N", "Tokens of one step; longer prompts are computed in chunks beside the sequences that decode."},
-    {"kv-cache-memory", CONFIG_BYTES, AT(kv_cache_memory), "0", 0, 0, NULL, "BYTES", "KV cache of each rank, such as 512MiB; 0: half of the free memory, or what max-num-seqs can use."},
-    {"kv-cache-dtype", CONFIG_ENUM, AT(kv_cache_dtype), "auto", 0, 0, DTYPES, NULL, "Element type of the KV cache; auto is f32 on CPUs."},
-    {"block-size", CONFIG_INT, AT(block_size), "16", 8, LIMIT_BLOCK_TOKENS, NULL, "N", "Tokens of a KV block, a power of two; prefixes are shared in whole blocks."},
-    {"guaranteed-no-evict", CONFIG_FLAG, AT(guaranteed_no_evict), NULL, 0, 0, NULL, NULL, "Admit only what can finish without being preempted."},
-    {"no-prefix-cache", CONFIG_FLAG, AT(no_prefix_cache), NULL, 0, 0, NULL, NULL, "Compute every prompt anew."},
-    {"skip-tokenizer", CONFIG_FLAG, AT(skip_tokenizer), NULL, 0, 0, NULL, NULL, "Serve token ids only."},
-    {"random-weights", CONFIG_FLAG, AT(random_weights), NULL, 0, 0, NULL, NULL, "Make up weights; the directory needs only config.json."},
-    {"dtype", CONFIG_ENUM, AT(dtype), "auto", 0, 0, DTYPES, NULL, "Element type of the weights; auto is the files' own, others need random-weights."},
-    {"seed", CONFIG_INT, AT(seed), "0", 0, 9007199254740992.0, NULL, "N", "Seed of random-weights; requests bring their own."},
-    {"isa", CONFIG_ENUM, AT(isa), "auto", 0, 0, ISAS, NULL, "Instruction set of the CPU kernels."},
-    {"log-level", CONFIG_ENUM, AT(log_level), "warn", 0, 0, LOG_LEVELS, NULL, "What is said on standard error."},
-};
-// clang-format on
-
 struct serve {
-    struct serve_settings settings;
+    struct settings settings;
     char endpoint[256], worker_endpoint[320], control_endpoint[320], bin[256], name[160];
     int lock_fd;
     struct scratch scratch;
@@ -72,16 +32,6 @@ struct serve {
 
 // ---- command lines -----------------------------------------------------------------------------
 
-// Adds --NAME and the index-th of `words`, which '|' separates.
-static void add_choice(struct supervisor_child *c, const char *name, const char *words, int index)
-{
-    for (; index > 0; index--)
-        words = strchr(words, '|') + 1;
-    char word[32];
-    snprintf(word, sizeof word, "%.*s", (int)strcspn(words, "|"), words);
-    supervisor_add_text(c, name, word);
-}
-
 static void add_program(struct supervisor_child *c, const struct serve *s, const char *name)
 {
     char path[320];
@@ -89,33 +39,29 @@ static void add_program(struct supervisor_child *c, const struct serve *s, const
     supervisor_add(c, path);
 }
 
-// What both programs are told.
-static void add_common(struct supervisor_child *c, const struct serve *s)
+static void add_word(void *user, const char *word)
 {
-    const struct serve_settings *o = &s->settings;
-    supervisor_add_text(c, "--model", o->model);
-    supervisor_add_text(c, "--model-name", s->name);
-    supervisor_add_number(c, "--max-model-len", o->max_model_len);
-    supervisor_add_number(c, "--max-num-seqs", o->max_num_seqs);
-    supervisor_add_number(c, "--max-num-batched-tokens", o->max_num_batched_tokens);
-    add_choice(c, "--log-level", LOG_LEVELS, o->log_level);
+    supervisor_add(user, word);
+}
+
+// What the programs are told: the settings with what serve has decided.
+static struct settings child_settings(const struct serve *s)
+{
+    struct settings c = s->settings;
+    c.model_name = s->name;
+    c.endpoint = s->endpoint;
+    c.control_endpoint = s->control_endpoint;
+    c.worker_endpoint = c.coordinator = s->worker_endpoint;
+    if (!c.random_weights)
+        c.seed = 0; // only random weights depend on it
+    return c;
 }
 
 static void coordinator_args(struct serve *s)
 {
-    struct supervisor_child *c = &s->supervisor.coordinator;
-    const struct serve_settings *o = &s->settings;
-    add_program(c, s, "phalanx-coordinator");
-    add_common(c, s);
-    supervisor_add_text(c, "--endpoint", s->endpoint);
-    supervisor_add_text(c, "--worker-endpoint", s->worker_endpoint);
-    supervisor_add_text(c, "--control-endpoint", s->control_endpoint);
-    supervisor_add_text(c, "--curve-server-key", o->curve_server_key);
-    supervisor_add_text(c, "--curve-authorized-clients", o->curve_authorized_clients);
-    supervisor_add_number(c, "--tensor-parallel-degree", o->degree);
-    supervisor_add_flag(c, "--guaranteed-no-evict", o->guaranteed_no_evict);
-    supervisor_add_flag(c, "--no-prefix-cache", o->no_prefix_cache);
-    supervisor_add_flag(c, "--skip-tokenizer", o->skip_tokenizer);
+    struct settings settings = child_settings(s);
+    add_program(&s->supervisor.coordinator, s, "phalanx-coordinator");
+    settings_pass(SETTINGS_COORDINATOR, &settings, add_word, &s->supervisor.coordinator);
 }
 
 // What mpirun needs on one machine: root is allowed, ranks may exceed cores, nothing is bound,
@@ -141,25 +87,15 @@ static void mpirun_args(struct serve *s)
     supervisor_add(c, s->scratch.path);
     supervisor_add_text(c, "--mca", "btl_vader_backing_directory");
     supervisor_add(c, s->scratch.path);
-    supervisor_add_number(c, "-np", s->settings.degree);
+    supervisor_add_number(c, "-np", s->settings.tensor_parallel_degree);
 }
 
 static void group_args(struct serve *s)
 {
-    struct supervisor_child *c = &s->supervisor.group;
-    const struct serve_settings *o = &s->settings;
+    struct settings settings = child_settings(s);
     mpirun_args(s);
-    add_program(c, s, "phalanx-worker");
-    add_common(c, s);
-    supervisor_add_text(c, "--coordinator", s->worker_endpoint);
-    supervisor_add_number(c, "--kv-cache-memory", (int64_t)o->kv_cache_memory);
-    add_choice(c, "--kv-cache-dtype", DTYPES, o->kv_cache_dtype);
-    add_choice(c, "--isa", ISAS, o->isa);
-    supervisor_add_number(c, "--block-size", o->block_size);
-    supervisor_add_number(c, "--threads-per-rank", o->threads);
-    supervisor_add_flag(c, "--random-weights", o->random_weights);
-    add_choice(c, "--dtype", DTYPES, o->dtype);
-    supervisor_add_number(c, "--seed", o->random_weights ? o->seed : 0);
+    add_program(&s->supervisor.group, s, "phalanx-worker");
+    settings_pass(SETTINGS_WORKER, &settings, add_word, &s->supervisor.group);
 }
 
 // ---- start and end -----------------------------------------------------------------------------
@@ -237,7 +173,7 @@ static void clean_up(struct serve *s)
 // What the coordinator would refuse anyway, before anything is started.
 static enum status check_keys(const struct serve *s, struct error *err)
 {
-    const struct serve_settings *o = &s->settings;
+    const struct settings *o = &s->settings;
     struct certificate c;
     TRY(endpoint_check(s->endpoint, o->curve_server_key != NULL, err));
     if (!o->curve_server_key != !o->curve_authorized_clients)
@@ -250,7 +186,7 @@ static enum status check_keys(const struct serve *s, struct error *err)
 
 static enum status choose_model(struct serve *s, struct config_list *words, struct error *err)
 {
-    struct serve_settings *o = &s->settings;
+    struct settings *o = &s->settings;
     if (words->count == 1 && !o->model)
         o->model = words->item[0];
     else if (words->count > 0)
@@ -279,7 +215,7 @@ static bool name_fits(const char *name)
 // The name given, or the directory's.
 static enum status choose_name(struct serve *s, struct error *err)
 {
-    const struct serve_settings *o = &s->settings;
+    const struct settings *o = &s->settings;
     char real[4096];
     if (!realpath(o->model, real))
         return status_fail(err, STATUS_IO, "%.200s: %s", o->model, strerror(errno));
@@ -295,12 +231,8 @@ static enum status choose_name(struct serve *s, struct error *err)
 
 static enum status prepare(struct serve *s, struct config_list *words, struct error *err)
 {
-    const struct serve_settings *o = &s->settings;
+    const struct settings *o = &s->settings;
     TRY(choose_model(s, words, err));
-    if (o->block_size & (o->block_size - 1))
-        return status_fail(err, STATUS_INVALID,
-            "--block-size is \"%lld\", expected a power of two from 8 to %d",
-            (long long)o->block_size, LIMIT_BLOCK_TOKENS);
     if (o->endpoint && strlen(o->endpoint) >= sizeof s->endpoint)
         return status_fail(
             err, STATUS_INVALID, "--endpoint is longer than %zu bytes", sizeof s->endpoint - 1);
@@ -341,12 +273,12 @@ int cmd_serve(int argc, char **argv)
     struct error err = {0};
     bool help = false;
     enum status status =
-        config_parse(rows, COUNT_OF(rows), argc, argv, &s.settings, &words, &help, &err);
+        settings_parse(SETTINGS_SERVE, argc, argv, &s.settings, &words, &help, &err);
     if (help) {
-        printf("usage: phalanx serve --model DIR [options]\n"
+        printf("usage: phalanx serve [--model] DIR [options]\n"
                "Serves a model until SIGTERM or phalanx stop. Prints `ready: NAME on ENDPOINT` on\n"
                "standard output once requests can come, everything else on standard error.\n\n");
-        config_help(rows, COUNT_OF(rows), stdout);
+        settings_help(SETTINGS_SERVE, stdout);
         cmd_help_end();
         return CMD_DONE;
     }

@@ -54,12 +54,6 @@ void supervisor_add_number(struct supervisor_child *c, const char *name, int64_t
     supervisor_add_text(c, name, text);
 }
 
-void supervisor_add_flag(struct supervisor_child *c, const char *name, bool on)
-{
-    if (on)
-        supervisor_add(c, name);
-}
-
 static void child_start(struct supervisor *s, struct supervisor_child *c)
 {
     c->args[c->n_args] = NULL;

@@ -56,7 +56,6 @@ struct supervisor {
 void supervisor_add(struct supervisor_child *c, const char *word);
 void supervisor_add_text(struct supervisor_child *c, const char *name, const char *value);
 void supervisor_add_number(struct supervisor_child *c, const char *name, int64_t value);
-void supervisor_add_flag(struct supervisor_child *c, const char *name, bool on);
 
 // Blocks the signals that supervisor_run waits for. Called before any thread exists.
 enum status supervisor_signals(struct supervisor *s, struct error *err);

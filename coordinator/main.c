@@ -4,7 +4,6 @@
 
 #include "base/check.h"
 #include "base/clock.h"
-#include "base/config.h"
 #include "base/log.h"
 
 #include <signal.h>
@@ -19,40 +18,6 @@
 #include <zmq.h>
 
 enum { TICK_MS = 500, MESSAGES_PER_TURN = 256 };
-
-#define AT(field) offsetof(struct shell_settings, field)
-static const struct config_row settings[] = {
-    {"model", CONFIG_TEXT, AT(model), NULL, 0, 0, NULL, "DIR", "Model directory."},
-    {"model-name", CONFIG_TEXT, AT(model_name), NULL, 0, 0, NULL, "NAME", "Name it is served as."},
-    {"endpoint", CONFIG_TEXT, AT(endpoint), NULL, 0, 0, NULL, "E", "Where clients connect."},
-    {"control-endpoint", CONFIG_TEXT, AT(control_endpoint), NULL, 0, 0, NULL, "E",
-        "A second one, ipc:// and without keys, for this machine."},
-    {"curve-server-key", CONFIG_TEXT, AT(curve_server_key), NULL, 0, 0, NULL, "FILE",
-        "The server's key pair; needed where other machines can connect."},
-    {"curve-authorized-clients", CONFIG_TEXT, AT(curve_authorized_clients), NULL, 0, 0, NULL,
-        "DIR|FILE", "Public keys of the clients that are let in."},
-    {"worker-endpoint", CONFIG_TEXT, AT(worker_endpoint), NULL, 0, 0, NULL, "E",
-        "Where rank 0 of each group connects."},
-    {"tensor-parallel-degree", CONFIG_INT, AT(degree), "1", 1, 64, NULL, "N", "Ranks, for show."},
-    {"max-model-len", CONFIG_INT, AT(max_model_len), "0", 0, LIMIT_CONTEXT_TOKENS, NULL, "N",
-        "Context in tokens; 0: what the model declares."},
-    {"max-num-seqs", CONFIG_INT, AT(max_num_seqs), "0", 0, LIMIT_SLOTS, NULL, "N",
-        "Sequences running at once; 0: what the group takes."},
-    {"max-num-batched-tokens", CONFIG_INT, AT(max_num_batched_tokens), "0", 0, LIMIT_STEP_TOKENS,
-        NULL, "N", "Rows per step; 0: what the group takes."},
-    {"max-waiting-requests", CONFIG_INT, AT(max_waiting), "4096", 1, LIMIT_REQUESTS, NULL, "N",
-        "Requests that wait; beyond them clients are told BUSY."},
-    {"plans-in-flight", CONFIG_INT, AT(plans_in_flight), "1", 1, LIMIT_PLANS_IN_FLIGHT, NULL, "N",
-        "Steps planned ahead."},
-    {"guaranteed-no-evict", CONFIG_FLAG, AT(guaranteed_no_evict), NULL, 0, 0, NULL, NULL,
-        "Admit only what can finish without being preempted."},
-    {"no-prefix-cache", CONFIG_FLAG, AT(no_prefix_cache), NULL, 0, 0, NULL, NULL,
-        "Compute every prompt anew."},
-    {"skip-tokenizer", CONFIG_FLAG, AT(no_tokenizer), NULL, 0, 0, NULL, NULL,
-        "Serve token ids only."},
-    {"log-level", CONFIG_TEXT, AT(log_level), "warn", 0, 0, NULL, "LEVEL",
-        "error, warn, info or debug."},
-};
 
 // ---- the decoder that the core is given --------------------------------------------------------
 
@@ -126,14 +91,14 @@ static enum status add_model(struct shell *s, struct error *err)
 {
     static struct model_config config;
     struct shell_model *m = &s->model[0];
-    const struct shell_settings *o = &s->settings;
+    const struct settings *o = &s->settings;
     TRY(arch_read(o->model, &config, NULL, err));
     snprintf(
         m->name, sizeof m->name, "%s", o->model_name ? o->model_name : last_component(o->model));
     m->vocab_size = config.vocab_size;
     m->context_tokens = o->max_model_len ? (uint32_t)o->max_model_len : config.max_position;
-    m->degree = (uint32_t)o->degree;
-    if (!o->no_tokenizer) {
+    m->degree = (uint32_t)o->tensor_parallel_degree;
+    if (!o->skip_tokenizer) {
         enum status status = tokenizer_load(o->model, &m->tokenizer, err);
         if (status != STATUS_OK && status != STATUS_NOT_FOUND)
             return status;
@@ -147,7 +112,7 @@ static enum status add_model(struct shell *s, struct error *err)
         .max_num_seqs = (uint32_t)o->max_num_seqs,
         .max_num_batched_tokens = (uint32_t)o->max_num_batched_tokens,
         .plans_in_flight = (uint32_t)o->plans_in_flight,
-        .waiting_requests_max = (uint32_t)o->max_waiting,
+        .waiting_requests_max = (uint32_t)o->max_waiting_requests,
         .guaranteed_no_evict = o->guaranteed_no_evict,
         .no_prefix_cache = o->no_prefix_cache,
     };
@@ -255,11 +220,11 @@ int main(int argc, char **argv)
     if (!s)
         return 1;
     enum status status =
-        config_parse(settings, COUNT_OF(settings), argc, argv, &s->settings, NULL, &help, &err);
+        settings_parse(SETTINGS_COORDINATOR, argc, argv, &s->settings, NULL, &help, &err);
     if (help) {
         printf("usage: phalanx-coordinator --model DIR --endpoint E --worker-endpoint E [options]\n"
                "Takes requests, schedules them and dispatches steps to groups of ranks.\n\n");
-        config_help(settings, COUNT_OF(settings), stdout);
+        settings_help(SETTINGS_COORDINATOR, stdout);
     } else if (status == STATUS_OK &&
                (!s->settings.model || !s->settings.endpoint || !s->settings.worker_endpoint)) {
         status = status_fail(&err, STATUS_INVALID,
@@ -271,7 +236,7 @@ int main(int argc, char **argv)
         free(s);
         return help ? 0 : 2;
     }
-    log_open("coordinator", log_level_parse(s->settings.log_level));
+    log_open("coordinator", (enum log_level)s->settings.log_level);
     // Blocked before any thread exists, so that the loop alone sees them.
     sigset_t set;
     sigemptyset(&set);

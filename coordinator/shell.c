@@ -169,7 +169,7 @@ static enum status set_heartbeat(void *socket, struct error *err)
 
 static enum status open_clients(struct shell *s, struct error *err)
 {
-    const struct shell_settings *o = &s->settings;
+    const struct settings *o = &s->settings;
     TRY(endpoint_check(o->endpoint, o->curve_server_key != NULL, err));
     TRY(shell_keys_open(s, err));
     TRY(open_socket(s, &s->clients, LIMIT_MESSAGE_BYTES, err));

@@ -20,6 +20,7 @@
 #include "model/tokenizer.h"
 #include "proto/certificate.h"
 #include "proto/client.pb-c.h"
+#include "proto/settings.h"
 #include "proto/worker.pb-c.h"
 
 enum { SHELL_REASON_BYTES = 512 };
@@ -62,16 +63,8 @@ struct shell_caller {
 
 enum { SHELL_PEERS_GONE_MAX = 64 };
 
-struct shell_settings {
-    const char *endpoint, *control_endpoint, *worker_endpoint, *model, *model_name, *log_level;
-    const char *curve_server_key, *curve_authorized_clients;
-    int64_t degree, max_model_len, max_num_seqs, max_num_batched_tokens, max_waiting;
-    int64_t plans_in_flight;
-    bool guaranteed_no_evict, no_prefix_cache, no_tokenizer;
-};
-
 struct shell {
-    struct shell_settings settings;
+    struct settings settings;
     struct core *core;
     uint64_t epoch;
     void *context, *clients, *workers, *tokenize;

@@ -98,6 +98,41 @@ static void test_usage(void **state)
             "ipc:///nowhere/x.ipc"));
 }
 
+// Every setting of serve is refused by serve itself where its value is out of range or no such
+// word.
+static void test_settings(void **state)
+{
+    (void)state;
+    static const struct {
+        unsigned programs;
+        const char *field, *value;
+    } bad[] = {
+#define SERVE 1
+#define COORDINATOR 0
+#define WORKER 0
+#define TEXT(field, programs, value_name, help)
+#define INT(field, programs, value, min, max, help)                                                \
+    {programs, #field, "-1"}, {programs, #field, "9007199254740993"}, {programs, #field, "many"},
+#define BYTES(field, programs, value, help) {programs, #field, "-1"}, {programs, #field, "1X"},
+#define CHOICE(field, programs, value, words, help) {programs, #field, "nonsense"},
+#define FLAG(field, programs, help) {programs, #field, "maybe"},
+#include "proto/settings.def"
+    };
+    int n = 0;
+    for (size_t i = 0; i < sizeof bad / sizeof *bad; i++) {
+        char option[64], word[96];
+        if (!bad[i].programs)
+            continue;
+        n++;
+        snprintf(option, sizeof option, "--%s", bad[i].field);
+        for (char *p = option; (p = strchr(p, '_'));)
+            *p = '-';
+        snprintf(word, sizeof word, "%s=%s", option, bad[i].value);
+        expect_at(NULL, USAGE, option, WORDS("serve", model_dir, word));
+    }
+    assert_true(n > 30);
+}
+
 // ---- a server that cannot start ----------------------------------------------------------------
 
 static void expect_no_start(
@@ -436,6 +471,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_help),
         cmocka_unit_test(test_usage),
+        cmocka_unit_test(test_settings),
         cmocka_unit_test(test_serve_refuses),
         cmocka_unit_test(test_ready_line),
         cmocka_unit_test(test_models),
