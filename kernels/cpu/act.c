@@ -80,7 +80,8 @@ static void act_task(void *arg, uint32_t task, uint32_t thread)
     uint32_t part = task % j->p.per_row, first = task / j->p.per_row * j->p.rows_per_task;
     uint32_t begin = part * TASK_ELEMENTS, n = columns_of(part, a->dim);
     for (uint32_t i = 0; i < j->p.rows_per_task && first + i < a->n_rows; i++) {
-        const float *x = (const float *)a->x + (uint64_t)(first + i) * a->dim * (a->gated ? 2 : 1) + begin;
+        const float *x =
+            (const float *)a->x + (uint64_t)(first + i) * a->dim * (a->gated ? 2 : 1) + begin;
         float *out = (float *)a->out + (uint64_t)(first + i) * a->dim + begin;
         j->run(a->kind, x, a->gated ? x + a->dim : NULL, out, n);
     }

@@ -157,6 +157,7 @@ enum status cuda_weight_make(
     struct device *d, const struct weight_source *source, struct weight **out, struct error *err);
 void cuda_weight_free(struct device *d, struct weight *w);
 uint64_t cuda_weight_bytes(const struct weight_source *source);
+const void *cuda_weight_data(const struct weight *w, enum dtype *dtype);
 void cuda_batch_begin(struct device *d, const struct batch *b);
 
 void cuda_embed(struct device *d, const struct embed_args *a);

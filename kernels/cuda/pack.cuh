@@ -30,6 +30,35 @@ template <class T, int N> __device__ __forceinline__ void phx_store(T *p, const 
     *reinterpret_cast<phx_pack<T, N> *>(p) = pack;
 }
 
+// Element i of a vector whose type is known at run time only: f32, f16 or bf16.
+__device__ __forceinline__ float phx_load_any(const void *p, enum dtype t, size_t i)
+{
+    if (t == DTYPE_F32)
+        return static_cast<const float *>(p)[i];
+    return t == DTYPE_F16 ? phx_float(static_cast<const phx_f16 *>(p)[i])
+                          : phx_float(static_cast<const phx_bf16 *>(p)[i]);
+}
+
+__device__ __forceinline__ void phx_store_any(void *p, enum dtype t, size_t i, float f)
+{
+    if (t == DTYPE_F32)
+        static_cast<float *>(p)[i] = f;
+    else if (t == DTYPE_F16)
+        static_cast<phx_f16 *>(p)[i] = phx_round<phx_f16>(f);
+    else
+        static_cast<phx_bf16 *>(p)[i] = phx_round<phx_bf16>(f);
+}
+
+// Whether rows of `dim` elements of T can be moved N at a time from all of these addresses.
+template <class T, int N> inline bool phx_packs(size_t dim)
+{
+    return dim % N == 0;
+}
+template <class T, int N, class... P> inline bool phx_packs(size_t dim, const void *p, P... more)
+{
+    return reinterpret_cast<uintptr_t>(p) % (N * sizeof(T)) == 0 && phx_packs<T, N>(dim, more...);
+}
+
 // Calls f with a value of the type: phx_dispatch(t, [&](auto type) { using T = decltype(type); }).
 template <class F> inline void phx_dispatch(enum dtype t, F f)
 {

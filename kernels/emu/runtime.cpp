@@ -8,6 +8,7 @@
 #include <deque>
 #include <map>
 #include <mutex>
+#include <unistd.h>
 
 struct emu_event {
     std::uint64_t asked, done; // how often recorded into a queue, and reached
@@ -205,6 +206,46 @@ cudaError_t start(const void *kernel, dim3 grid, dim3 block, std::size_t dynamic
 
 // Filled with ones: nothing may count on zeros. Exactly as long as asked for, so that the address
 // sanitizer sees the first byte beyond.
+cudaError_t cudaGetDeviceCount(int *n)
+{
+    *n = 1;
+    return cudaSuccess;
+}
+
+cudaError_t cudaSetDevice(int index)
+{
+    return give(index == 0 ? cudaSuccess : cudaErrorInvalidValue);
+}
+
+cudaError_t cudaMemGetInfo(std::size_t *free_bytes, std::size_t *total_bytes)
+{
+    std::size_t page = static_cast<std::size_t>(sysconf(_SC_PAGESIZE));
+    *total_bytes = static_cast<std::size_t>(sysconf(_SC_PHYS_PAGES)) * page;
+    *free_bytes = static_cast<std::size_t>(sysconf(_SC_AVPHYS_PAGES)) * page;
+    return cudaSuccess;
+}
+
+cudaError_t cudaGetDeviceProperties(cudaDeviceProp *p, int index)
+{
+    if (index != 0)
+        return give(cudaErrorInvalidValue);
+    *p = cudaDeviceProp();
+    std::memcpy(p->name, "emulated", sizeof "emulated");
+    std::size_t free_bytes;
+    cudaMemGetInfo(&free_bytes, &p->totalGlobalMem);
+    p->major = 8;
+    p->multiProcessorCount = 4;
+    return cudaSuccess;
+}
+
+cudaError_t cudaDeviceGetAttribute(int *value, cudaDeviceAttr a, int index)
+{
+    if (index != 0 || a != cudaDevAttrMaxSharedMemoryPerBlockOptin)
+        return give(cudaErrorInvalidValue);
+    *value = 163 << 10;
+    return cudaSuccess;
+}
+
 cudaError_t cudaMalloc(void **p, std::size_t bytes)
 {
     void *got = nullptr;

@@ -39,6 +39,12 @@ enum cudaFuncAttribute {
     cudaFuncAttributeMaxDynamicSharedMemorySize = 8,
     cudaFuncAttributePreferredSharedMemoryCarveout = 9,
 };
+enum cudaDeviceAttr { cudaDevAttrMaxSharedMemoryPerBlockOptin = 97 };
+struct cudaDeviceProp {
+    char name[256];
+    std::size_t totalGlobalMem;
+    int major, minor, multiProcessorCount;
+};
 constexpr unsigned cudaStreamNonBlocking = 1, cudaEventDisableTiming = 2, cudaHostAllocMapped = 2,
                    cudaHostAllocPortable = 1;
 
@@ -47,6 +53,13 @@ typedef struct emu_event *cudaEvent_t;
 typedef struct emu_graph *cudaGraph_t;
 typedef struct emu_graph *cudaGraphExec_t;
 typedef void (*cudaHostFn_t)(void *);
+
+// One device, an sm_80 with few processors, whose memory is the host's.
+cudaError_t cudaGetDeviceCount(int *n);
+cudaError_t cudaSetDevice(int index);
+cudaError_t cudaGetDeviceProperties(cudaDeviceProp *p, int index);
+cudaError_t cudaDeviceGetAttribute(int *value, cudaDeviceAttr a, int index);
+cudaError_t cudaMemGetInfo(std::size_t *free_bytes, std::size_t *total_bytes);
 
 cudaError_t cudaMalloc(void **p, std::size_t bytes);
 cudaError_t cudaFree(void *p);

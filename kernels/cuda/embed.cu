@@ -1,0 +1,60 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "kernels/cuda/device.cuh"
+#include "kernels/cuda/pack.cuh"
+
+namespace
+{
+
+struct embed_call {
+    const uint32_t *counts, *token_ids, *positions;
+    const void *table, *learned;
+    enum dtype table_type, learned_type;
+    uint32_t dim, vocab_begin, vocab_count, table_stride, learned_stride, position_offset;
+    float scale;
+};
+
+// A block per row.
+template <class T> __global__ void __launch_bounds__(256) embed_kernel(embed_call c, T *out)
+{
+    unsigned row = blockIdx.x;
+    if (row >= c.counts[DEVICE_COUNT_ROWS])
+        return;
+    uint32_t id = c.token_ids[row] - c.vocab_begin; // wraps where the id is below
+    bool here = id < c.vocab_count;
+    size_t from = (size_t)id * c.table_stride;
+    size_t learned = (size_t)(c.positions[row] + c.position_offset) * c.learned_stride;
+    for (unsigned i = threadIdx.x; i < c.dim; i += blockDim.x) {
+        float v = 0;
+        if (here) {
+            v = phx_load_any(c.table, c.table_type, from + i) * c.scale;
+            if (c.learned != nullptr)
+                v += phx_load_any(c.learned, c.learned_type, learned + i);
+        }
+        out[(size_t)row * c.dim + i] = phx_round<T>(v);
+    }
+}
+
+} // namespace
+
+void cuda_embed(struct device *d, const struct embed_args *a)
+{
+    check(a->batch == d->host_batch);
+    embed_call c = {d->batch.counts, d->batch.token_ids, d->batch.positions, a->table->data,
+        nullptr, a->table->dtype, DTYPE_F32, a->table->k, a->vocab_begin, a->table->n,
+        a->table->stride, 0, a->position_offset, a->scale};
+    if (a->positions != NULL) {
+        check(a->positions->k == c.dim && d->batch.n_keys + a->position_offset <= a->positions->n);
+        c.learned = a->positions->data;
+        c.learned_type = a->positions->dtype;
+        c.learned_stride = a->positions->stride;
+    }
+    if (d->batch.n_rows == 0)
+        return;
+    phx_dispatch(d->activation, [&](auto type) {
+        using T = decltype(type);
+        device_keep(d,
+            phx_launch(device_launch(d, dim3(d->batch.n_rows), dim3(c.dim < 128 ? 32 : 256)),
+                embed_kernel<T>, c, static_cast<T *>(a->out)),
+            "embed");
+    });
+}

@@ -1,0 +1,104 @@
+// SPDX-License-Identifier: Apache-2.0
+// The op table of the back end, and the one function that its library exports. An op that is not
+// here yet is NULL, and kernels_find says so.
+#include "kernels/cuda/device.cuh"
+
+#include <stdio.h>
+#if PHX_EMU
+#define BUILT_FOR "the emulator"
+#else
+#define BUILT_FOR_TEXT(version) BUILT_FOR_WORD(version)
+#define BUILT_FOR_WORD(version) "CUDA " #version
+#define BUILT_FOR BUILT_FOR_TEXT(CUDART_VERSION)
+#endif
+
+namespace
+{
+
+enum dtype activation_for(enum dtype weights)
+{
+    return weights == DTYPE_F16 || weights == DTYPE_BF16 ? weights : DTYPE_F32;
+}
+
+struct kernels fill()
+{
+    struct kernels k = {};
+    k.name = DEVICE_TABLE_NAME;
+    k.device_memory = true;
+    k.activation_for = activation_for;
+    k.device_open = cuda_device_open;
+    k.device_close = cuda_device_close;
+    k.device_describe = cuda_device_describe;
+    k.device_sync = cuda_device_sync;
+    k.device_stream = cuda_device_stream;
+    k.mem_take = cuda_mem_take;
+    k.mem_give = cuda_mem_give;
+    k.copy_in = cuda_copy_in;
+    k.copy_out = cuda_copy_out;
+    k.weight_make = cuda_weight_make;
+    k.weight_free = cuda_weight_free;
+    k.weight_bytes = cuda_weight_bytes;
+    k.weight_data = cuda_weight_data;
+    k.batch_begin = cuda_batch_begin;
+    k.embed = cuda_embed;
+    k.norm = cuda_norm;
+    k.rope_kv = cuda_rope_kv;
+    k.act = cuda_act;
+    k.gather = cuda_gather;
+    k.logit_scale = cuda_logit_scale;
+    k.block_copy = cuda_block_copy;
+    return k;
+}
+
+// Errors that mean that there is no device: a stub library, a driver that is missing or too old,
+// no device (cudaErrorStubLibrary, cudaErrorInsufficientDriver, cudaErrorNoDevice).
+bool means_none(int e)
+{
+    return e == 34 || e == 35 || e == 100;
+}
+
+} // namespace
+
+enum status device_list(
+    struct plugin_device out[PLUGIN_DEVICES_MAX], uint32_t *n, struct error *err)
+{
+    int count = 0;
+    cudaError_t e = cudaGetDeviceCount(&count);
+    if (means_none(e) || (e == cudaSuccess && count == 0))
+        return status_fail(err, STATUS_UNSUPPORTED, "no GPU can be used: %s",
+            e == cudaSuccess ? "none is there" : cudaGetErrorString(e));
+    count = count < PLUGIN_DEVICES_MAX ? count : (int)PLUGIN_DEVICES_MAX;
+    for (int i = 0; e == cudaSuccess && out != NULL && i < count; i++) {
+        struct cudaDeviceProp p;
+        size_t free_bytes = 0, total_bytes = 0;
+        e = cudaGetDeviceProperties(&p, i);
+        if (e == cudaSuccess)
+            e = cudaSetDevice(i);
+        if (e == cudaSuccess)
+            e = cudaMemGetInfo(&free_bytes, &total_bytes);
+        if (e != cudaSuccess)
+            break;
+        out[i] = plugin_device();
+        snprintf(out[i].name, sizeof out[i].name, "%.127s", p.name);
+        out[i].cc_major = (uint32_t)p.major;
+        out[i].cc_minor = (uint32_t)p.minor;
+        out[i].n_sms = (uint32_t)p.multiProcessorCount;
+        out[i].memory_bytes = total_bytes;
+        out[i].free_bytes = free_bytes;
+    }
+    if (e != cudaSuccess)
+        return status_fail(
+            err, STATUS_DEVICE_FAILED, "the GPUs cannot be listed: %s", cudaGetErrorString(e));
+    *n = (uint32_t)count;
+    return STATUS_OK;
+}
+
+extern "C" __attribute__((visibility("default"))) const struct plugin *phalanx_plugin(void);
+
+const struct plugin *phalanx_plugin(void)
+{
+    static const struct kernels table = fill();
+    static const struct plugin plugin = {
+        PLUGIN_VERSION, sizeof(struct kernels), BUILT_FOR, &table, device_list, NULL};
+    return &plugin;
+}
