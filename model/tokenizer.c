@@ -190,7 +190,7 @@ static enum status cut_added(struct tokenizer_work *w, bool normalized, const ui
 {
     size_t at = 0, done = 0;
     struct tokenizer_found f;
-    while (tokenizer_added_next(w->t, normalized, w->parse_special, text, n, &at, &f)) {
+    while (tokenizer_added_next(w, normalized, text, n, &at, &f)) {
         if (f.lstrip && f.start < done)
             f.start = done;
         if (done < f.start)
@@ -208,13 +208,20 @@ static enum status encode_normalized(
     return tokenizer_split(w, 0, text, n, at_start);
 }
 
-static enum status encode_raw(
+static enum status encode_piece(
     struct tokenizer_work *w, const uint8_t *text, size_t n, bool at_start)
 {
     struct tokenizer_bytes normal;
     TRY(tokenizer_normalize(w, (struct tokenizer_bytes){text, n}, &normal));
     at_start = at_start && !w->start_gone;
     return cut_added(w, true, normal.data, normal.n, at_start, encode_normalized);
+}
+
+static enum status encode_raw(
+    struct tokenizer_work *w, const uint8_t *text, size_t n, bool at_start)
+{
+    return w->n_plain ? tokenizer_spans_encode(w, text, n, at_start, encode_piece)
+                      : encode_piece(w, text, n, at_start);
 }
 
 static enum status emit_around(struct tokenizer_work *w, const struct tokenizer_around *a)
@@ -254,21 +261,31 @@ static size_t first_invalid(const uint8_t *text, size_t n)
     return n;
 }
 
-enum status tokenizer_encode(const struct tokenizer *t, const void *text, size_t n, unsigned flags,
-    struct tokenizer_ids *ids, struct error *err)
+enum status tokenizer_encode_marked(const struct tokenizer *t, const struct tokenizer_marked *text,
+    unsigned flags, struct tokenizer_ids *ids, struct error *err)
 {
-    if (n > TOKENIZER_TEXT_BYTES_MAX)
+    if (text->n > TOKENIZER_TEXT_BYTES_MAX)
         return status_fail(err, STATUS_TOO_LARGE, "the text has %zu bytes, at most %zu are taken",
-            n, TOKENIZER_TEXT_BYTES_MAX);
-    size_t bad = first_invalid(text, n);
-    if (bad != n)
+            text->n, TOKENIZER_TEXT_BYTES_MAX);
+    size_t bad = first_invalid(text->data, text->n);
+    if (bad != text->n)
         return status_fail(err, STATUS_INVALID, "the text is not valid UTF-8 at byte %zu", bad);
     size_t count = ids->count;
     struct tokenizer_work w;
     tokenizer_work_init(&w, t, ids, err);
-    enum status st = encode(&w, text, n, flags);
+    w.text = text->data;
+    w.plain = text->plain;
+    w.n_plain = flags & TOKENIZER_PARSE_SPECIAL ? text->n_plain : 0;
+    enum status st = encode(&w, text->data, text->n, flags);
     tokenizer_work_deinit(&w);
     if (st != STATUS_OK)
         ids->count = count;
     return st;
+}
+
+enum status tokenizer_encode(const struct tokenizer *t, const void *text, size_t n, unsigned flags,
+    struct tokenizer_ids *ids, struct error *err)
+{
+    return tokenizer_encode_marked(
+        t, &(struct tokenizer_marked){.data = text, .n = n}, flags, ids, err);
 }

@@ -79,6 +79,23 @@ enum tokenizer_flags {
 enum status tokenizer_encode(const struct tokenizer *t, const void *text, size_t n, unsigned flags,
     struct tokenizer_ids *ids, struct error *err);
 
+// A part of a text, in bytes.
+struct tokenizer_span {
+    size_t begin, end;
+};
+
+// A text with parts (ascending, apart) in which special tokens are not looked for: with
+// TOKENIZER_PARSE_SPECIAL, one is found only where no byte of it lies in such a part. The ids are
+// those of the same text without parts, unless that has a special token which touches one.
+struct tokenizer_marked {
+    const void *data;
+    size_t n;
+    const struct tokenizer_span *plain;
+    size_t n_plain;
+};
+enum status tokenizer_encode_marked(const struct tokenizer *t, const struct tokenizer_marked *text,
+    unsigned flags, struct tokenizer_ids *ids, struct error *err);
+
 // Appends the text of `ids` to `out`, always valid UTF-8: what cannot be part of it appears as
 // U+FFFD. Ids without a token are skipped, special ones too if `skip_special`. TOO_LARGE when
 // `out` is full.

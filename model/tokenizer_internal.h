@@ -5,6 +5,7 @@
 //   tokenizer_load.c       tokenizer.json -> struct tokenizer
 //   tokenizer_config.c     tokenizer_config.json, special_tokens_map.json
 //   tokenizer_added.c      added tokens: a trie that finds them in a text
+//   tokenizer_spans.c      parts of a text in which no special token is found
 //   tokenizer_normalize.c  normalizers, as a flat list of steps over a whole piece of text
 //   tokenizer_split.c      pre-tokenizers, as a flat list of stages; pieces run depth first
 //   tokenizer_bpe.c        the BPE model: words to ids
@@ -208,6 +209,9 @@ struct tokenizer_work {
     struct tokenizer_ids *ids;
     struct error *err;
     bool parse_special;
+    const uint8_t *text;                // of the whole call,
+    const struct tokenizer_span *plain; // and its parts in which no special token is found
+    size_t n_plain;
     bool start_gone; // the last normalization removed what the text began with
     struct tokenizer_matcher matcher;
     struct buf normal[2];
@@ -233,8 +237,17 @@ struct tokenizer_found {
     uint32_t id;
     bool lstrip; // the white space at the start may be another token's already
 };
-bool tokenizer_added_next(const struct tokenizer *t, bool normalized, bool parse_special,
-    const uint8_t *text, size_t n, size_t *at, struct tokenizer_found *found);
+bool tokenizer_added_next(const struct tokenizer_work *w, bool normalized, const uint8_t *text,
+    size_t n, size_t *at, struct tokenizer_found *found);
+
+// tokenizer_spans.c: how many bytes from `at` on may belong to a special token.
+size_t tokenizer_spans_room(const struct tokenizer_work *w, const uint8_t *at);
+// Encodes a piece of the text by `rest`, in parts if special tokens that are found in normalized
+// text would otherwise touch plain parts of it.
+typedef enum status (*tokenizer_spans_rest)(
+    struct tokenizer_work *w, const uint8_t *text, size_t n, bool at_start);
+enum status tokenizer_spans_encode(struct tokenizer_work *w, const uint8_t *text, size_t n,
+    bool at_start, tokenizer_spans_rest rest);
 
 // tokenizer_normalize.c: *out is `in` itself or lies in `w`, until the next call.
 enum status tokenizer_normalize(
