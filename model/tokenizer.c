@@ -4,11 +4,9 @@
 #include "base/check.h"
 #include "base/utf8.h"
 #include "model/tokenizer_internal.h"
-#include "model/tokenizer_load.h"
 
 #include <stdlib.h>
 #include <string.h>
-#include <sys/random.h>
 
 // ---- lists of ids --------------------------------------------------------------------------
 
@@ -41,16 +39,14 @@ static enum status ids_grow(struct tokenizer_ids *ids, struct error *err)
 
 // ---- life cycle ----------------------------------------------------------------------------
 
-static struct tokenizer *tokenizer_new(void)
+struct tokenizer *tokenizer_new(void)
 {
     struct tokenizer *t = calloc(1, sizeof *t);
     if (!t)
         return NULL;
     arena_init(&t->arena, TOKENIZER_ARENA_BYTES_MAX);
     t->bos = t->eos = TOKENIZER_NONE;
-    // The key decides nothing but where a token lies in a table; without randomness it is zero.
-    if (getrandom(&t->key, sizeof t->key, GRND_NONBLOCK) != sizeof t->key)
-        t->key = (struct hash_key){0};
+    t->key = tokenizer_table_random_key();
     return t;
 }
 
@@ -64,39 +60,6 @@ void tokenizer_free(struct tokenizer *t)
     }
     arena_reset(&t->arena);
     free(t);
-}
-
-enum status tokenizer_load_memory(
-    const void *json, size_t n, struct tokenizer **out, struct error *err)
-{
-    struct tokenizer *t = tokenizer_new();
-    if (!t)
-        return status_fail(err, STATUS_NO_MEMORY, "out of memory for the tokenizer");
-    enum status st = tokenizer_load_json(t, json, n, err);
-    if (st != STATUS_OK) {
-        tokenizer_free(t);
-        return st;
-    }
-    *out = t;
-    return STATUS_OK;
-}
-
-enum status tokenizer_load(const char *dir, struct tokenizer **out, struct error *err)
-{
-    char *text;
-    size_t n;
-    struct tokenizer *t;
-    TRY(tokenizer_load_file(dir, "tokenizer.json", &text, &n, err));
-    enum status st = tokenizer_load_memory(text, n, &t, err);
-    free(text);
-    TRY(st);
-    st = tokenizer_load_config(t, dir, err);
-    if (st != STATUS_OK) {
-        tokenizer_free(t);
-        return st;
-    }
-    *out = t;
-    return STATUS_OK;
 }
 
 // ---- lookups -------------------------------------------------------------------------------
@@ -168,6 +131,7 @@ void tokenizer_work_deinit(struct tokenizer_work *w)
     tokenizer_pattern_matcher_deinit(&w->matcher);
     free(w->symbols);
     free(w->heap);
+    free(w->path);
 }
 
 enum status tokenizer_work_emit(struct tokenizer_work *w, uint32_t id)
@@ -212,8 +176,11 @@ static enum status encode_piece(
     struct tokenizer_work *w, const uint8_t *text, size_t n, bool at_start)
 {
     struct tokenizer_bytes normal;
+    w->at_start = at_start;
     TRY(tokenizer_normalize(w, (struct tokenizer_bytes){text, n}, &normal));
     at_start = at_start && !w->start_gone;
+    if (normal.n == 0)
+        return STATUS_OK;
     return cut_added(w, true, normal.data, normal.n, at_start, encode_normalized);
 }
 
