@@ -1,4 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
+#include "kernels/cuda/blas.h"
 #include "kernels/cuda/device.cuh"
 
 #include <stdio.h>
@@ -243,6 +244,9 @@ void cuda_device_close(struct device *d)
         cudaFree(d->batch_memory);
     if (d->workspace != NULL)
         cudaFree(d->workspace);
+    if (d->tickets != NULL)
+        cudaFree(d->tickets);
+    blas_close(d->blas);
     if (d->stream != NULL)
         cudaStreamDestroy(d->stream);
     free(d);

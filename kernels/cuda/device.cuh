@@ -71,6 +71,7 @@ struct device_staging {
 enum { DEVICE_STAGINGS = 2 };
 
 struct device_samplers; // sample.cu
+struct blas;            // blas.h
 
 struct device {
     cudaStream_t stream;
@@ -94,6 +95,10 @@ struct device {
     uint8_t *workspace;
     size_t workspace_bytes;
     bool recording; // a graph: no copy from the host, no new memory
+
+    uint32_t *tickets; // of linear: zero between ops; NULL until they are first wanted
+    struct blas *blas; // cuBLASLt, NULL where there is none or it was not wanted yet
+    bool blas_tried;
 
     struct device_samplers *samplers;         // NULL until cuda_sampler_open, which also says
     void (*samplers_close)(struct device *d); // who frees them
@@ -163,6 +168,8 @@ void cuda_batch_begin(struct device *d, const struct batch *b);
 void cuda_embed(struct device *d, const struct embed_args *a);
 void cuda_norm(struct device *d, const struct norm_args *a);
 void cuda_linear(struct device *d, const struct linear_args *a);
+void cuda_linear_act(
+    struct device *d, const struct linear_args *a, const struct act_args *act);
 void cuda_rope_kv(struct device *d, const struct rope_kv_args *a);
 void cuda_attention(struct device *d, const struct attention_args *a);
 void cuda_act(struct device *d, const struct act_args *a);

@@ -42,6 +42,8 @@ struct kernels fill()
     k.batch_begin = cuda_batch_begin;
     k.embed = cuda_embed;
     k.norm = cuda_norm;
+    k.linear = cuda_linear;
+    k.linear_act = cuda_linear_act;
     k.rope_kv = cuda_rope_kv;
     k.act = cuda_act;
     k.gather = cuda_gather;

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-#include "kernels/emu/driver.hpp"
+#include "kernels/emu/runtime.hpp"
 
 #include "kernels/emu/machine.hpp"
 #include "kernels/emu/sanitize.hpp"
@@ -204,6 +204,8 @@ cudaError_t start(const void *kernel, dim3 grid, dim3 block, std::size_t dynamic
 
 } // namespace emu
 
+// Filled with ones: nothing may count on zeros. Exactly as long as asked for, so that the address
+// sanitizer sees the first byte beyond.
 cudaError_t cudaGetDeviceCount(int *n)
 {
     *n = 1;
@@ -244,16 +246,10 @@ cudaError_t cudaDeviceGetAttribute(int *value, cudaDeviceAttr a, int index)
     return cudaSuccess;
 }
 
-// Filled with ones: nothing may count on zeros. Exactly as long as asked for, so that the address
-// sanitizer sees the first byte beyond; whole blocks can be shared with other processes.
 cudaError_t cudaMalloc(void **p, std::size_t bytes)
 {
     void *got = nullptr;
-    if (bytes != 0 && bytes % emu::share_block == 0)
-        got = emu::share_malloc(bytes);
-    else if (posix_memalign(&got, 256, bytes) != 0)
-        got = nullptr;
-    if (got == nullptr)
+    if (posix_memalign(&got, 256, bytes) != 0)
         return give(cudaErrorMemoryAllocation);
     std::memset(got, 0xff, bytes);
     *p = got;
@@ -263,8 +259,7 @@ cudaError_t cudaMalloc(void **p, std::size_t bytes)
 cudaError_t cudaFree(void *p)
 {
     cudaError_t e = cudaDeviceSynchronize();
-    if (!emu::share_free(p))
-        std::free(p);
+    std::free(p);
     return e;
 }
 

@@ -62,6 +62,7 @@ static const struct prefix {
     {"tests/fuzz/", "LLVMFuzzer"},
     {"tests/collectives/fake_nccl.c", "nccl"},
     {"tests/collectives/op_cases.c", "norm_"},
+    {"tests/cuda/fake_cublaslt.c", "cublasLt"},
     {"tests/", "__wrap_"},              // the linker's name for a replaced function
     {"tests/kernels/ops_support.c", "random_"},
     {"tests/e2e/cluster", "command_"},

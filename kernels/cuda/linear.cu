@@ -1,0 +1,204 @@
+// SPDX-License-Identifier: Apache-2.0
+// The ops `linear` and `linear_act`: which kernel multiplies, and what it needs on the way.
+#include "kernels/cuda/linear.cuh"
+
+#include "kernels/cuda/blas.h"
+#include "kernels/cuda/device.cuh"
+
+namespace
+{
+
+constexpr unsigned pack_threads = 256, pack_elements = 8, fused_rows_max = 16;
+
+// Rows of x, unaligned or of any length, as rows of whole chunks of eight elements; zeros at the
+// end.
+__global__ void __launch_bounds__(pack_threads)
+    pack_kernel(const uint16_t *x, uint64_t x_stride, uint4 *out, unsigned m, unsigned k)
+{
+    phx_grid_wait();
+    unsigned chunks = (k + pack_elements - 1) / pack_elements;
+    uint64_t n = (uint64_t)m * chunks;
+    for (uint64_t i = blockIdx.x * (uint64_t)pack_threads + threadIdx.x; i < n;
+         i += (uint64_t)gridDim.x * pack_threads) {
+        const uint16_t *from = x + i / chunks * x_stride;
+        unsigned at = (unsigned)(i % chunks) * pack_elements;
+        unsigned v[pack_elements];
+#pragma unroll
+        for (unsigned e = 0; e < pack_elements; e++)
+            v[e] = at + e < k ? from[at + e] : 0u;
+        out[i] =
+            make_uint4(v[0] | v[1] << 16, v[2] | v[3] << 16, v[4] | v[5] << 16, v[6] | v[7] << 16);
+    }
+    phx_grid_release();
+}
+
+uint32_t rounded_up(uint32_t k)
+{
+    return (k + pack_elements - 1) / pack_elements * pack_elements;
+}
+
+bool is_aligned(const void *x, uint64_t stride_bytes)
+{
+    return reinterpret_cast<uintptr_t>(x) % 16 == 0 && stride_bytes % 16 == 0;
+}
+
+size_t whole(size_t bytes)
+{
+    return (bytes + 255) / 256 * 256;
+}
+
+// The product as the kernels are told of it, before its memory is found.
+struct job {
+    linear_call call;
+    linear_shape shape;
+    linear_plan plan;
+    bool packs, by_blas;
+    size_t x_bytes, partial_bytes; // of the workspace
+};
+
+job plan_job(const struct device *d, const struct linear_args *a)
+{
+    job j = {};
+    linear_call &c = j.call;
+    c.x = a->x;
+    c.x_stride = a->x_stride;
+    c.x_type = d->activation;
+    c.w = a->w->data;
+    c.w_stride = a->w->stride;
+    c.w_type = a->w->dtype;
+    c.out = a->out;
+    c.out_stride = a->out_stride;
+    c.out_type = a->out_f32 ? DTYPE_F32 : d->activation;
+    c.act_type = d->activation;
+    c.m = a->n_rows;
+    c.n = a->w->n;
+    c.k = a->w->k;
+    if (a->bias != NULL) {
+        check(a->bias->k == c.n);
+        c.bias = a->bias->data;
+        c.bias_type = a->bias->dtype;
+    }
+    j.shape.m = c.m;
+    j.shape.n = c.n;
+    j.shape.k = c.k;
+    j.shape.half = c.x_type == c.w_type && c.x_type != DTYPE_F32;
+    j.shape.n_sms = d->n_sms;
+    c.x_aligned = is_aligned(c.x, c.x_stride * dtype_bytes(c.x_type));
+    j.packs = j.shape.half && (!c.x_aligned || c.k % pack_elements != 0);
+    if (j.packs)
+        j.x_bytes = whole((size_t)c.m * rounded_up(c.k) * sizeof(uint16_t));
+    return j;
+}
+
+// What the product needs of the workspace; cuBLASLt's part is there for ours where it gives up.
+size_t job_bytes(const job &j)
+{
+    size_t own = j.x_bytes + j.partial_bytes, theirs = j.by_blas ? BLAS_WORKSPACE_BYTES : 0;
+    return own > theirs ? own : theirs;
+}
+
+// Of N and K alone: the plan's segments do not see that a packed row is a little longer.
+void plan_kernel(job &j)
+{
+    j.plan = linear_plan_make(&j.shape);
+    j.call.segment = j.plan.segment;
+    j.call.n_segments = j.plan.n_segments;
+    j.partial_bytes = whole(linear_plan_partials(&j.plan, &j.shape) * sizeof(float));
+}
+
+void pack(struct device *d, job &j, void *to)
+{
+    linear_call &c = j.call;
+    uint32_t k = rounded_up(c.k);
+    phx_launch_config l = device_launch(
+        d, device_grid((uint64_t)c.m * k / pack_elements, pack_threads), pack_threads);
+    device_keep(d,
+        phx_launch(l, pack_kernel, static_cast<const uint16_t *>(c.x), c.x_stride,
+            static_cast<uint4 *>(to), c.m, c.k),
+        "linear: pack");
+    c.x = to;
+    c.x_stride = c.k = k;
+}
+
+// Where blocks that share K say that they are done; they leave zeros.
+bool take_tickets(struct device *d)
+{
+    constexpr size_t bytes = LINEAR_TICKETS_MAX * sizeof *d->tickets;
+    if (d->tickets != NULL)
+        return true;
+    uint32_t *t = static_cast<uint32_t *>(device_take(d, bytes));
+    if (t != NULL)
+        device_keep(d, cudaMemsetAsync(t, 0, bytes, d->stream), "linear: tickets");
+    d->tickets = t;
+    return t != NULL;
+}
+
+// Runs the product, which may write its part of the workspace.
+void run(struct device *d, job &j, uint8_t *memory)
+{
+    if (j.by_blas && linear_blas_run(d, j.call, memory))
+        return;
+    if (!take_tickets(d))
+        return;
+    if (j.packs)
+        pack(d, j, memory);
+    j.call.partials = reinterpret_cast<float *>(memory + j.x_bytes);
+    j.call.tickets = d->tickets;
+    check(linear_plan_tickets(&j.plan) <= LINEAR_TICKETS_MAX);
+    if (!j.shape.half)
+        device_keep(d, linear_ffma(j.call, j.plan, d->stream), "linear");
+    else if (j.plan.kernel < LINEAR_TILE_64x64)
+        device_keep(d, linear_rows(j.call, j.plan, d->stream), "linear");
+    else
+        device_keep(d, linear_tile(j.call, j.plan, d->stream), "linear");
+}
+
+} // namespace
+
+void cuda_linear(struct device *d, const struct linear_args *a)
+{
+    check(a->row_ids == NULL);
+    if (a->n_rows == 0)
+        return;
+    job j = plan_job(d, a);
+    plan_kernel(j);
+    j.by_blas = linear_blas_wants(d, j.call);
+    size_t bytes = job_bytes(j);
+    uint8_t *memory = static_cast<uint8_t *>(bytes > 0 ? device_workspace(d, bytes) : NULL);
+    if (memory != NULL || bytes == 0)
+        run(d, j, memory);
+}
+
+// Gate and up meet in one block for up to 16 rows of x; without gates the activation is part of the
+// product wherever that is ours. The rest is the two ops, one after the other.
+void cuda_linear_act(struct device *d, const struct linear_args *a, const struct act_args *act)
+{
+    check(a->row_ids == NULL && a->w->n == act->dim * (act->gated ? 2 : 1));
+    if (a->n_rows == 0)
+        return;
+    job j = plan_job(d, a);
+    size_t between = whole((size_t)a->n_rows * a->w->n * dtype_bytes(d->activation));
+    j.call.out = NULL; // of the workspace, which is aligned
+    j.call.out_stride = a->w->n;
+    j.call.out_type = d->activation;
+    j.by_blas = linear_blas_wants(d, j.call);
+    bool fused = act->gated ? j.shape.half && a->n_rows <= fused_rows_max : !j.by_blas;
+    j.shape.gated = fused && act->gated;
+    plan_kernel(j);
+    between = fused ? 0 : between;
+    size_t bytes = between + job_bytes(j);
+    uint8_t *memory = static_cast<uint8_t *>(bytes > 0 ? device_workspace(d, bytes) : NULL);
+    if (memory == NULL && bytes > 0)
+        return;
+    j.call.has_act = fused;
+    j.call.gated = j.shape.gated;
+    j.call.act = act->kind;
+    j.call.out = fused ? act->out : memory;
+    j.call.out_stride = fused ? act->dim : a->w->n;
+    run(d, j, memory + between);
+    if (fused)
+        return;
+    struct act_args rest = *act;
+    rest.x = memory;
+    cuda_act(d, &rest);
+}
