@@ -15,6 +15,7 @@
 
 enum {
     CLIENT_CONNECT_TIMEOUT_MS = 10000,
+    CLIENT_PATIENCE_MS = 60000,
     CLIENT_NUDGE_MS = 1000, // silence after which a request is asked about
     CLIENT_BUSY_DEFAULT_MS = 100,
     CLIENT_RECONNECT_MAX_MS = 1000,
@@ -43,7 +44,8 @@ struct client_request {
     char tenant[LIMIT_TENANT_BYTES + 1];
     struct buf message; // packed ClientMessage with the SUBMIT, for repetition
     enum client_state state;
-    uint64_t heard_us, nudged_us, retry_us;
+    uint64_t heard_us, nudged_us;
+    uint64_t retry_us; // when BUSY lets it come back, the last time; 0: never
     uint32_t n_samples, n_finished, prompt_next, credit_window, credit_sent;
     bool accepted_told, cancelled, scores;
     struct client_sample sample[LIMIT_SAMPLES];
@@ -53,7 +55,7 @@ struct phalanx_client {
     void *context, *socket, *monitor;
     char endpoint[256];
     bool curve;
-    uint32_t connect_timeout_ms;
+    uint32_t connect_timeout_ms, patience_ms;
     uint32_t handshakes_failed;
     uint64_t heard_us; // of the server
     uint64_t next_number;
@@ -91,6 +93,9 @@ enum status client_stream_cancel(
 void client_stream_begin(struct phalanx_client *c);
 // The next event of the message at hand; false when it holds no more.
 bool client_stream_next(struct phalanx_client *c, struct phalanx_event *event);
+// Until when the server may stay silent: a request that it accepted gives it longer, and while one
+// waits because it was BUSY nothing is asked.
+uint64_t client_stream_patience(const struct phalanx_client *c);
 // Repeats what may have been lost; returns how many milliseconds to wait for the next thing to do.
 int client_stream_tend(struct phalanx_client *c, uint64_t now_us);
 

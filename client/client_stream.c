@@ -210,6 +210,7 @@ static bool deliver_accepted(
     r->accepted_told = true;
     e->kind = PHALANX_EVENT_ACCEPTED;
     e->seed = c->message->accepted->seed;
+    e->text = !c->message->accepted->has_text || c->message->accepted->text;
     return first;
 }
 
@@ -378,6 +379,18 @@ static void nudge(struct phalanx_client *c, struct client_request *r, uint64_t n
         client_stream_cancel(c, r, NULL);
     bool scores_missing = r->scores && r->prompt_next == 0;
     send_resume(c, r, scores_missing ? 0 : first_missing(r));
+}
+
+uint64_t client_stream_patience(const struct phalanx_client *c)
+{
+    uint64_t since_us = c->heard_us, ms = c->connect_timeout_ms;
+    for (const struct client_request *r = c->requests; r; r = r->next) {
+        if (r->retry_us > since_us)
+            since_us = r->retry_us;
+        if (r->accepted_told)
+            ms = c->patience_ms;
+    }
+    return since_us + ms * 1000;
 }
 
 int client_stream_tend(struct phalanx_client *c, uint64_t now_us)

@@ -50,8 +50,8 @@ struct cmd_connection {
             "This client's own key pair, where the server wants CURVE."                            \
     }
 
-// Connects; the caller closes.
+// Connects, with the times of struct phalanx_client_options; the caller closes.
 enum status cmd_connect(const struct cmd_connection *connection, uint32_t timeout_ms,
-    struct phalanx_client **out, struct error *err);
+    uint32_t patience_ms, struct phalanx_client **out, struct error *err);
 
 #endif

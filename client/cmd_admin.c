@@ -73,7 +73,7 @@ int cmd_models(int argc, char **argv)
     struct error err = {0};
     struct phalanx_client *c = NULL;
     const Phalanx__Models *models;
-    enum status s = cmd_connect(&settings.connection, 0, &c, &err);
+    enum status s = cmd_connect(&settings.connection, 0, 0, &c, &err);
     if (s == STATUS_OK)
         s = phalanx_client_models(c, (int)settings.timeout_ms, &models, &err);
     for (size_t i = 0; s == STATUS_OK && i < models->n_model; i++)
@@ -92,7 +92,7 @@ int cmd_stop(int argc, char **argv)
         return code;
     struct error err = {0};
     struct phalanx_client *c = NULL;
-    enum status s = cmd_connect(&settings.connection, 0, &c, &err);
+    enum status s = cmd_connect(&settings.connection, 0, 0, &c, &err);
     if (s == STATUS_OK)
         s = phalanx_client_stop(c, (int)settings.timeout_ms, &err);
     phalanx_client_close(c);

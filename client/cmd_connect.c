@@ -7,12 +7,13 @@
 #include <string.h>
 
 enum status cmd_connect(const struct cmd_connection *connection, uint32_t timeout_ms,
-    struct phalanx_client **out, struct error *err)
+    uint32_t patience_ms, struct phalanx_client **out, struct error *err)
 {
     struct certificate own = {0};
     char server_key[CERTIFICATE_KEY_CHARS + 1];
-    struct phalanx_client_options options = {
-        .endpoint = connection->endpoint, .connect_timeout_ms = timeout_ms};
+    struct phalanx_client_options options = {.endpoint = connection->endpoint,
+        .connect_timeout_ms = timeout_ms,
+        .patience_ms = patience_ms};
     if (connection->server_public_key) {
         TRY(certificate_available(err));
         TRY(certificate_public_key(

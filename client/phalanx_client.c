@@ -51,6 +51,9 @@ enum status phalanx_client_open(
         return status_fail(err, STATUS_NO_MEMORY, "out of memory for a client");
     c->connect_timeout_ms =
         options->connect_timeout_ms ? options->connect_timeout_ms : CLIENT_CONNECT_TIMEOUT_MS;
+    c->patience_ms = options->patience_ms ? options->patience_ms : CLIENT_PATIENCE_MS;
+    if (c->patience_ms < c->connect_timeout_ms)
+        c->patience_ms = c->connect_timeout_ms;
     c->next_number = 1;
     c->heard_us = clock_now_us();
     arena_init(&c->arena, LIMIT_MESSAGE_UNPACK_BYTES);
@@ -202,8 +205,8 @@ enum status phalanx_client_next(
         if (s != STATUS_AGAIN)
             return s;
         now = clock_now_us();
-        if (now - c->heard_us > (uint64_t)c->connect_timeout_ms * 1000)
-            return silence(c, c->connect_timeout_ms, err);
+        if (now > client_stream_patience(c))
+            return silence(c, (now - c->heard_us) / 1000, err);
         if (timeout_ms >= 0 && now - start >= (uint64_t)timeout_ms * 1000)
             return STATUS_AGAIN;
     }

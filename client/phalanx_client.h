@@ -22,6 +22,7 @@
 #include "base/status.h"
 #include "proto/client.pb-c.h"
 
+#include <stdbool.h>
 #include <stdint.h>
 
 struct phalanx_client;
@@ -32,10 +33,12 @@ struct phalanx_client_options {
     const char *public_key; // own key pair, Z85; NULL with server_key: a fresh one, which only a
     const char *secret_key; // server knows that is told of it
     uint32_t connect_timeout_ms; // without any answer for so long a call fails; 0: 10,000
+    uint32_t patience_ms; // the same while a request that was accepted is open: its server may have
+                          // to start again; 0: 60,000; at least connect_timeout_ms
 };
 
 enum phalanx_event_kind {
-    PHALANX_EVENT_ACCEPTED, // seed is set
+    PHALANX_EVENT_ACCEPTED, // seed and text are set
     PHALANX_EVENT_PROMPT,   // one prompt token's log-probability (token, offset)
     PHALANX_EVENT_TOKEN,    // one token (token, offset, index)
     PHALANX_EVENT_FINISH,   // one sample has ended (finish, index)
@@ -50,6 +53,7 @@ struct phalanx_event {
     uint64_t request; // number that phalanx_client_submit returned
     uint32_t index, offset, attempt;
     uint64_t seed;
+    bool text;                     // tokens have text; false: the model has no tokenizer
     const Phalanx__Token *token;   // until the next call
     const Phalanx__Finish *finish; // until the next call
     enum status status;
@@ -74,7 +78,8 @@ enum status phalanx_client_submit(
     struct phalanx_client *c, const Phalanx__Submit *submit, uint64_t *request, struct error *err);
 
 // The next event of any request, waiting at most timeout_ms (-1: as long as it takes; the wait
-// still ends with STATUS_TIMEOUT when the server does not answer at all for connect_timeout_ms).
+// still ends with STATUS_TIMEOUT when the server does not answer at all for connect_timeout_ms, or
+// patience_ms once it has accepted a request that is still open).
 // STATUS_AGAIN: nothing came within timeout_ms. STATUS_NOT_FOUND: no request is open.
 // STATUS_DENIED: the keys do not fit. STATUS_MISMATCH: what listens there is no server of ours.
 enum status phalanx_client_next(

@@ -247,7 +247,8 @@ static void ask_ready(struct supervisor *s)
     const Phalanx__Models *models;
     struct error err;
     struct cmd_connection connection = {.endpoint = s->ask_endpoint};
-    if (!can_ask(s) || (!s->client && cmd_connect(&connection, 0, &s->client, &err) != STATUS_OK))
+    if (!can_ask(s) ||
+        (!s->client && cmd_connect(&connection, 0, 0, &s->client, &err) != STATUS_OK))
         return;
     if (phalanx_client_models(s->client, ASK_TIMEOUT_MS, &models, &err) != STATUS_OK ||
         models->n_model != 1)

@@ -3,9 +3,10 @@
 //
 //   collectives.h   checks of arguments, order, signatures, sticky errors   (ops.c, group.c)
 //        |
-//   coll_backend    shm (built in) | nccl (built in, loaded at run time) |
-//        |          mpi (phalanx_bootstrap_mpi) | cuda (the CUDA plugin)
-//   coll_device     memory and sums of a device, for nccl and cuda
+//   coll_backend    shm, cuda (built in) | nccl (built in, loaded at run time) |
+//        |          mpi (phalanx_bootstrap_mpi)
+//   coll_device     memory and sums of a device, for nccl and cuda; of the CUDA plugin
+//                   (collectives/cuda/plugin.h)
 //
 // Choice. With "auto" the candidates are, on a device: cuda, nccl, mpi; on the host: shm, mpi.
 // Every rank probes every candidate, the verdicts are joined, and the first that all ranks can use
@@ -74,9 +75,11 @@ struct coll_backend {
     // "one_shot", "push", "native (inexact)", ...
     const char *(*algorithm)(
         const struct coll_group *g, const char *operation, size_t bytes, bool symmetric);
+    // (optional) How members reach each other's memory.
+    const char *(*reach)(const struct coll_group *g);
 };
 
-extern const struct coll_backend backend_shm, backend_nccl;
+extern const struct coll_backend backend_shm, backend_cuda, backend_nccl;
 // In phalanx_bootstrap_mpi, the only library that links MPI. The bootstrap may be any, but
 // MPI_Init must have been called in every member, and members are processes.
 extern const struct coll_backend backend_mpi;
@@ -97,6 +100,8 @@ struct coll_device {
     enum status (*norm)(void *context, const struct coll_all_reduce_norm_args *a, void *stream);
     // Whether everything enqueued on the stream has run: STATUS_OK, STATUS_AGAIN or the failure.
     enum status (*query)(void *context, void *stream);
+    // (optional) Memory that members map and kernels that use it: what the back end "cuda" needs.
+    const struct coll_peers *peers; // collectives/cuda/peers.h
 };
 
 #endif

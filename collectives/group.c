@@ -105,11 +105,30 @@ static enum status open_all(
     return st;
 }
 
+// The first back end that comes up on all ranks: whether it does is known only when they try, and
+// all of them fail or none. The sentence is that of the preferred one.
+static enum status open_first(struct coll_group *g, struct bootstrap *b,
+    const struct coll_args *args, const struct group_choices *choices, struct error *err)
+{
+    const struct tuning tuning = g->tuning;
+    enum status first = STATUS_OK;
+    for (uint32_t i = 0; i < choices->n; i++) {
+        memset(g, 0, channels_of(args) * sizeof *g);
+        fill(g, b, args, choices->of[i]);
+        g->tuning = tuning;
+        enum status st = open_all(g, b, args, i == 0 ? err : NULL);
+        if (st == STATUS_OK)
+            return st;
+        first = i == 0 ? st : first;
+    }
+    return first;
+}
+
 enum status coll_create(
     struct bootstrap *b, const struct coll_args *args, struct coll_group **out, struct error *err)
 {
     struct error local = {0};
-    const struct coll_backend *backend = NULL;
+    struct group_choices choices = {0};
     struct tuning tuning = {0};
     enum status mine = check_args(args, &local);
     struct coll_group *g = mine == STATUS_OK ? calloc(channels_of(args), sizeof *g) : NULL;
@@ -118,13 +137,12 @@ enum status coll_create(
     if (mine == STATUS_OK)
         mine = tuning_load(args->tuning_file, &tuning, &local);
     // A rank that cannot go on still meets the others, so that all of them fail and none waits.
-    enum status st = group_choose(b, args, mine, &backend, mine == STATUS_OK ? err : NULL);
+    enum status st = group_choose(b, args, mine, &choices, mine == STATUS_OK ? err : NULL);
     if (mine != STATUS_OK)
         st = status_fail(err, mine, "%s", local.text);
     if (st == STATUS_OK) {
-        fill(g, b, args, backend);
         g->tuning = tuning;
-        st = open_all(g, b, args, err);
+        st = open_first(g, b, args, &choices, err);
     }
     if (st != STATUS_OK) {
         free(g);
@@ -199,9 +217,15 @@ void coll_explain(const struct coll_group *g, const char *operation, size_t byte
     if (g->size == 1)
         (void)snprintf(text, n, "%s: nothing to exchange in a group of one", operation);
     else
-        (void)snprintf(text, n, "%s: %s %s for %zu %s bytes on %u ranks%s%s%s%s", operation,
+        (void)snprintf(text, n, "%s: %s %s for %zu %s bytes on %u ranks%s%s%s%s%s%s%s", operation,
             g->backend->name, g->backend->algorithm(g, operation, bytes, symmetric), bytes,
             symmetric ? "symmetric" : "private", (unsigned)g->size, reduces ? ", by the " : "",
             reduces ? (t->built_in ? "built-in" : "given") : "",
-            reduces ? " table; sums on the host with " : "", reduces ? g->reduce->name : "");
+            reduces ? " table; sums on the " : "",
+            reduces && !g->backend->on_device ? "host with " : "",
+            !reduces                ? ""
+            : g->backend->on_device ? g->arch
+                                    : g->reduce->name,
+            g->backend->reach != NULL ? "; memory is shared " : "",
+            g->backend->reach != NULL ? g->backend->reach(g) : "");
 }

@@ -73,10 +73,15 @@ enum status group_fail(struct coll_group *g, enum status s, uint32_t culprit);
 enum status group_fail_because(struct coll_group *g, enum status s, const char *format, ...)
     __attribute__((format(printf, 3, 4)));
 
-// Which back end serves a group; collective. `mine` is this rank's status so far: if it is an error
-// on any rank, all fail.
+// Which back ends can serve a group, the preferred one first; collective. `mine` is this rank's
+// status so far: if it is an error on any rank, all fail.
+enum { GROUP_CHOICES_MAX = 8 };
+struct group_choices {
+    const struct coll_backend *of[GROUP_CHOICES_MAX];
+    uint32_t n; // at least 1
+};
 enum status group_choose(struct bootstrap *b, const struct coll_args *args, enum status mine,
-    const struct coll_backend **out, struct error *err);
+    struct group_choices *out, struct error *err);
 
 static inline uint32_t group_next(const struct coll_group *g, uint32_t distance)
 {

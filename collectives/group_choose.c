@@ -7,13 +7,6 @@
 
 #include <string.h>
 
-enum { CANDIDATES_MAX = 8 };
-
-struct candidates {
-    const struct coll_backend *of[CANDIDATES_MAX];
-    uint32_t n;
-};
-
 // What each rank tells the others.
 struct verdict {
     uint64_t status;
@@ -21,23 +14,23 @@ struct verdict {
     uint64_t names;  // of the candidates: ranks of different builds are told apart
 };
 
-static void add(struct candidates *c, const struct coll_backend *b, bool on_device)
+static void add(struct group_choices *c, const struct coll_backend *b, bool on_device)
 {
-    if (b->on_device == on_device && c->n < CANDIDATES_MAX)
+    if (b->on_device == on_device && c->n < GROUP_CHOICES_MAX)
         c->of[c->n++] = b;
 }
 
 // On a device what was given from outside comes first (its own kernels), on the host last (MPI).
-static struct candidates list(const struct coll_args *args)
+static struct group_choices list(const struct coll_args *args)
 {
-    struct candidates c = {0};
+    struct group_choices c = {0};
     bool on_device = args->device != NULL;
     if (!on_device)
         add(&c, &backend_shm, on_device);
     for (const struct coll_backend *const *p = args->more; p != NULL && *p != NULL; p++)
         add(&c, *p, on_device);
-    if (on_device)
-        add(&c, &backend_nccl, on_device);
+    add(&c, &backend_cuda, on_device);
+    add(&c, &backend_nccl, on_device);
     return c;
 }
 
@@ -51,7 +44,8 @@ static bool known_elsewhere(const char *name)
 }
 
 // Keeps only the candidate that was asked for.
-static enum status narrow(struct candidates *c, const char *name, bool on_device, struct error *err)
+static enum status narrow(
+    struct group_choices *c, const char *name, bool on_device, struct error *err)
 {
     for (uint32_t i = 0; i < c->n; i++)
         if (strcmp(c->of[i]->name, name) == 0) {
@@ -69,7 +63,7 @@ static enum status narrow(struct candidates *c, const char *name, bool on_device
         on_device ? "device" : "host");
 }
 
-static uint64_t hash_names(const struct candidates *c)
+static uint64_t hash_names(const struct group_choices *c)
 {
     uint64_t h = 0xcbf29ce484222325u;
     for (uint32_t i = 0; i < c->n; i++)
@@ -78,9 +72,10 @@ static uint64_t hash_names(const struct candidates *c)
     return h;
 }
 
-static enum status join(const struct verdict *all, uint32_t size, const struct candidates *c,
-    const struct coll_backend **out, struct error *err)
+static enum status join(const struct verdict *all, uint32_t size, const struct group_choices *c,
+    struct group_choices *out, struct error *err)
 {
+    struct group_choices found = {0};
     uint64_t usable = ~(uint64_t)0;
     for (uint32_t r = 0; r < size; r++) {
         enum status s = all[r].status < STATUS_COUNT ? (enum status)all[r].status : STATUS_INVALID;
@@ -95,19 +90,20 @@ static enum status join(const struct verdict *all, uint32_t size, const struct c
         usable &= all[r].usable;
     }
     for (uint32_t k = 0; k < c->n; k++)
-        if (usable >> k & 1) {
-            *out = c->of[k];
-            return STATUS_OK;
-        }
-    return status_fail(
-        err, STATUS_UNSUPPORTED, "there is no back end that all %u ranks can use", (unsigned)size);
+        if (usable >> k & 1)
+            found.of[found.n++] = c->of[k];
+    if (found.n == 0)
+        return status_fail(err, STATUS_UNSUPPORTED,
+            "there is no back end that all %u ranks can use", (unsigned)size);
+    *out = found;
+    return STATUS_OK;
 }
 
 enum status group_choose(struct bootstrap *b, const struct coll_args *args, enum status mine,
-    const struct coll_backend **out, struct error *err)
+    struct group_choices *out, struct error *err)
 {
     struct error local = {0};
-    struct candidates c = {0};
+    struct group_choices c = {0};
     struct verdict verdict = {0}, all[COLL_RANKS_MAX];
     bool named = args->backend != NULL && strcmp(args->backend, "auto") != 0;
     enum status st = mine;

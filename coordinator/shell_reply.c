@@ -137,6 +137,7 @@ static void emit_finish(struct shell *s, const struct core_out *out)
     finish.has_stop_id = f->stop == CORE_STOP_ID;
     finish.stop_id = f->stop_value;
     finish.error = text_of(f->sentence);
+    finish.status = f->sentence ? text_of(status_name(f->status)) : NULL;
     finish.has_prompt_tokens = finish.has_completion_tokens = finish.has_cached_tokens = 1;
     finish.prompt_tokens = f->prompt_tokens;
     finish.completion_tokens = f->output_tokens;
@@ -162,6 +163,8 @@ static void emit_accepted(struct shell *s, const struct core_out *out)
     accepted.epoch = out->accepted.epoch;
     accepted.seed = out->accepted.seed;
     accepted.durability = text_of("memory");
+    accepted.has_text = 1;
+    accepted.text = s->model[out->model].tokenizer != NULL;
     Phalanx__ServerMessage m = PHALANX__SERVER_MESSAGE__INIT;
     m.accepted = &accepted;
     shell_reply(s, out->peer, &m);

@@ -125,13 +125,15 @@ struct kv_layer {
 // ---- ops ---------------------------------------------------------------------------------------
 
 // out[r] = table[token_ids[r] - vocab_begin] * scale, or zeros where the id is not in
-// [vocab_begin, vocab_begin + table rows): summed over ranks this gives the embedding.
+// [vocab_begin, vocab_begin + table rows): summed over ranks this gives the embedding. Without a
+// table, positions alone are added to what `out` holds.
 struct embed_args {
     const struct batch *batch;
-    const struct weight *table; // [vocab_count, hidden_dim]
+    const struct weight *table; // [vocab_count, hidden_dim], or NULL
     uint32_t vocab_begin;
     float scale;
-    const struct weight *positions; // (optional) learned [max_position, hidden_dim], added
+    const struct weight *positions; // (optional) learned [max_position, hidden_dim], added to rows
+                                    // whose id is in the table
     uint32_t position_offset;
     void *out; // [n_rows, hidden_dim]
 };
@@ -162,6 +164,30 @@ struct linear_args {
     bool out_f32;            // logits: `out` is f32, whatever the activations are
     const uint32_t *row_ids; // (optional) [n_rows] rows of x to take; host memory, and only where
                              // device_memory is false: elsewhere `gather` takes them
+};
+
+// Cuts each number of x [n_rows, dim] to [-limit, limit], in place; a NaN stays.
+struct clip_args {
+    uint32_t n_rows, dim;
+    float limit;
+    void *x;
+};
+
+// Norms of q and k between projection and rope_kv, in place: those that rope_kv does not do.
+// Without squares: LayerNorm over each head, with weights [1, head_dim] for all heads or
+// [1, heads * head_dim], and biases alike (or NULL).
+// With squares: RMS over all heads of all ranks, in two calls. sum_only writes the sums of squares
+// of this rank's q and k, nothing else; with their sums over ranks, times q_mean and k_mean, the
+// second call norms: x * (1 / sqrt(mean + eps)) * (offset + w).
+struct qk_norm_args {
+    uint32_t n_rows, n_heads, n_kv_heads, head_dim;
+    void *qkv; // [n_rows, (n_heads + 2 * n_kv_heads) * head_dim]
+    const struct weight *q_norm, *k_norm;
+    const struct weight *q_bias, *k_bias;
+    float eps, weight_offset;
+    float *squares; // [n_rows, 2] or NULL
+    bool sum_only;
+    float q_mean, k_mean;
 };
 
 // Takes fused projections, rotates q and k, appends k and v to the pages.
@@ -327,6 +353,9 @@ struct kernels {
     // (optional) act(linear(x)) in one pass over the weights: gate and up rows of one output stay
     // together; w has 2 * dim rows where act is gated.
     void (*linear_act)(struct device *d, const struct linear_args *a, const struct act_args *act);
+    // (optional) Models that need them are refused where they are not.
+    void (*clip)(struct device *d, const struct clip_args *a);
+    void (*qk_norm)(struct device *d, const struct qk_norm_args *a);
     // (optional) The stream of the ops, a cudaStream_t: for collectives on the device.
     void *(*device_stream)(struct device *d);
     // (optional) mixture of experts: routing, grouped products, combination.

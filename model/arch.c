@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "model/arch_internal.h"
 
+#include "base/check.h"
 #include "model/text_file.h"
 
-#include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -58,35 +58,47 @@ static const char *first_architecture(const struct config_json *c)
 
 static void fail_unknown(struct config_json *c, const char *what, const char *name)
 {
-    char list[256] = "";
+    char list[512] = "";
     size_t used = 0;
     for (int i = 0; i < ROW_COUNT && used + 1 < sizeof list; i++)
-        used += (size_t)snprintf(
-            list + used, sizeof list - used, "%s%s", i ? ", " : "", rows[i].model_type);
+        if (i == 0 || strcmp(rows[i].model_type, rows[i - 1].model_type) != 0)
+            used += (size_t)snprintf(
+                list + used, sizeof list - used, "%s%s", i ? ", " : "", rows[i].model_type);
     config_json_fail(c, STATUS_UNSUPPORTED, "the %s \"%s\" is not supported; families that are: %s",
         what, name, list);
+}
+
+// Whether `name` is the row's own or one of its others; an absent one always fits.
+static bool fits(const char *name, const char *own, const char *const other[ARCH_NAMES_MAX])
+{
+    if (!name || strcmp(name, own) == 0)
+        return true;
+    for (int i = 0; i < ARCH_NAMES_MAX; i++)
+        if (other[i] && strcmp(name, other[i]) == 0)
+            return true;
+    return false;
 }
 
 static const struct arch_row *find_row(struct config_json *c)
 {
     const char *type = config_json_text(c, "model_type", NULL);
     const char *class = first_architecture(c);
+    bool type_known = false;
     if (c->status == STATUS_OK && !type && !class)
         config_json_fail(
             c, STATUS_INVALID, "neither \"architectures\" nor \"model_type\" names a family");
     if (c->status != STATUS_OK)
         return NULL;
     for (int i = 0; i < ROW_COUNT; i++) {
-        bool type_fits = type && strcmp(type, rows[i].model_type) == 0;
-        bool class_fits = class && strcmp(class, rows[i].architecture) == 0;
-        if ((type_fits || !type) && (class_fits || !class))
+        bool type_fits = fits(type, rows[i].model_type, rows[i].other_types);
+        if (type_fits && fits(class, rows[i].architecture, rows[i].other_architectures))
             return &rows[i];
-        if (type_fits && class) {
-            fail_unknown(c, "architecture", class);
-            return NULL;
-        }
+        type_known = type_known || (type && type_fits);
     }
-    fail_unknown(c, type ? "model type" : "architecture", type ? type : class);
+    if (type && !type_known)
+        fail_unknown(c, "model type", type);
+    else
+        fail_unknown(c, "architecture", class);
     return NULL;
 }
 
@@ -102,11 +114,21 @@ static bool is_neutral(const json_t *v, enum neutral kind)
            (json_is_object(v) && json_object_size(v) == 0);
 }
 
+static bool lists_bias(const struct arch_row *row, const char *key)
+{
+    for (int i = 0; i < ARCH_BIASES_MAX; i++)
+        if (row->bias[i].key && strcmp(row->bias[i].key, key) == 0)
+            return true;
+    return false;
+}
+
 static void refuse_features(struct config_json *c, const struct arch_row *row)
 {
-    for (size_t i = 0; i < sizeof refused / sizeof *refused; i++) {
+    for (size_t i = 0; i < COUNT_OF(refused); i++) {
         const json_t *v = json_object_get(c->object, refused[i].key);
-        if (!(row->features & refused[i].features) && !is_neutral(v, refused[i].neutral))
+        if (row->features & refused[i].features || lists_bias(row, refused[i].key))
+            continue;
+        if (!is_neutral(v, refused[i].neutral))
             config_json_fail(c, STATUS_UNSUPPORTED,
                 "\"%s\" asks for %s, which is not supported%s%s", refused[i].key, refused[i].text,
                 refused[i].features ? " for " : "", refused[i].features ? row->model_type : "");
@@ -115,77 +137,131 @@ static void refuse_features(struct config_json *c, const struct arch_row *row)
 
 // ---- numbers -----------------------------------------------------------------------------------
 
+const char *arch_key_name(
+    const struct config_json *c, const struct arch_row *row, enum arch_key key)
+{
+    static const char *const llama[ARCH_KEY_COUNT] = {
+        [ARCH_KEY_LAYERS] = "num_hidden_layers",
+        [ARCH_KEY_HIDDEN] = "hidden_size",
+        [ARCH_KEY_FFN] = "intermediate_size",
+        [ARCH_KEY_HEADS] = "num_attention_heads",
+        [ARCH_KEY_KV_HEADS] = "num_key_value_heads",
+        [ARCH_KEY_HEAD_DIM] = "head_dim",
+        [ARCH_KEY_POSITIONS] = "max_position_embeddings",
+        [ARCH_KEY_VOCAB] = "vocab_size",
+        [ARCH_KEY_NORM_EPS] = "rms_norm_eps",
+        [ARCH_KEY_ACTIVATION] = "hidden_act",
+        [ARCH_KEY_THETA] = "rope_theta",
+        [ARCH_KEY_PARTIAL] = "partial_rotary_factor",
+    };
+    const char *const *own = row->key[key];
+    if (!own[0])
+        return llama[key];
+    // An activation that is null means the family's own, whatever the other key says.
+    for (int i = 0; i < ARCH_NAMES_MAX && own[i]; i++)
+        if (config_json_get(c, own[i]) ||
+            (key == ARCH_KEY_ACTIVATION && json_object_get(c->object, own[i])))
+            return own[i];
+    // Nobody looks for a name that is empty; a sentence may have to name the key.
+    return own[0];
+}
+
+static uint32_t need(
+    struct config_json *c, const struct arch_row *row, enum arch_key key, uint32_t most)
+{
+    return config_json_need_u32(c, arch_key_name(c, row, key), 1, most);
+}
+
+static void read_kv_heads(struct config_json *c, const struct arch_row *row, struct model_config *m)
+{
+    const char *key = arch_key_name(c, row, ARCH_KEY_KV_HEADS);
+    bool absent = !json_object_get(c->object, key);
+    uint32_t kv = absent && row->kv_heads ? row->kv_heads : m->n_heads;
+    m->n_kv_heads = config_json_u32(c, key, kv, 1, MODEL_HEADS_MAX);
+}
+
+static void check_kv_heads(
+    struct config_json *c, const struct arch_row *row, struct model_config *m)
+{
+    if (m->n_kv_heads == 0 || m->n_heads % m->n_kv_heads != 0)
+        config_json_fail(c, STATUS_INVALID, "\"%s\" %u is not a multiple of the %u KV heads",
+            arch_key_name(c, row, ARCH_KEY_HEADS), m->n_heads, m->n_kv_heads);
+}
+
+static void read_ffn(struct config_json *c, const struct arch_row *row, struct model_config *m)
+{
+    const char *key = arch_key_name(c, row, ARCH_KEY_FFN);
+    uint64_t derived = (uint64_t)row->ffn_factor * m->hidden_dim;
+    if (row->ffn_factor == 0)
+        m->ffn_dim = config_json_need_u32(c, key, 1, MODEL_DIM_MAX);
+    else
+        m->ffn_dim = config_json_u32(
+            c, key, derived < MODEL_DIM_MAX ? (uint32_t)derived : MODEL_DIM_MAX, 1, MODEL_DIM_MAX);
+    if (row->ffn_divisor)
+        m->ffn_dim /= row->ffn_divisor;
+    if (m->ffn_dim == 0)
+        config_json_fail(c, STATUS_INVALID, "\"%s\" leaves the MLP no columns", key);
+}
+
 static void read_dims(struct config_json *c, const struct arch_row *row, struct model_config *m)
 {
-    m->n_layers = config_json_need_u32(c, "num_hidden_layers", 1, MODEL_LAYERS_MAX);
-    m->hidden_dim = config_json_need_u32(c, "hidden_size", 1, MODEL_DIM_MAX);
-    m->ffn_dim = config_json_need_u32(c, "intermediate_size", 1, MODEL_DIM_MAX);
-    m->vocab_size = config_json_need_u32(c, "vocab_size", 1, MODEL_VOCAB_MAX);
-    m->n_heads = config_json_need_u32(c, "num_attention_heads", 1, MODEL_HEADS_MAX);
-    m->max_position =
-        config_json_u32(c, "max_position_embeddings", row->max_position, 1, ARCH_POSITION_MAX);
-    bool absent = !json_object_get(c->object, "num_key_value_heads");
-    uint32_t kv = absent && row->kv_heads ? row->kv_heads : m->n_heads;
-    m->n_kv_heads = config_json_u32(c, "num_key_value_heads", kv, 1, MODEL_HEADS_MAX);
-    if (m->n_heads % m->n_kv_heads != 0)
-        config_json_fail(c, STATUS_INVALID,
-            "\"num_attention_heads\" %u is not a multiple of \"num_key_value_heads\" %u",
-            m->n_heads, m->n_kv_heads);
+    m->n_layers = need(c, row, ARCH_KEY_LAYERS, MODEL_LAYERS_MAX);
+    m->embed_dim = m->hidden_dim = need(c, row, ARCH_KEY_HIDDEN, MODEL_DIM_MAX);
+    read_ffn(c, row, m);
+    m->vocab_size = need(c, row, ARCH_KEY_VOCAB, MODEL_VOCAB_MAX);
+    m->n_heads = need(c, row, ARCH_KEY_HEADS, MODEL_HEADS_MAX);
+    m->max_position = config_json_u32(
+        c, arch_key_name(c, row, ARCH_KEY_POSITIONS), row->max_position, 1, ARCH_POSITION_MAX);
+    read_kv_heads(c, row, m);
 }
 
 static void read_head_dim(struct config_json *c, const struct arch_row *row, struct model_config *m)
 {
-    bool absent = !json_object_get(c->object, "head_dim");
+    const char *key = arch_key_name(c, row, ARCH_KEY_HEAD_DIM);
+    bool absent = !json_object_get(c->object, key);
     uint32_t derived = m->hidden_dim / m->n_heads;
     uint32_t missing = absent && row->head_dim ? row->head_dim : derived;
-    m->head_dim = config_json_u32(c, "head_dim", missing, 1, MODEL_HEAD_DIM_MAX);
-    if (!config_json_get(c, "head_dim") && missing == derived && m->hidden_dim % m->n_heads != 0)
+    m->head_dim = config_json_u32(c, key, missing, 1, MODEL_HEAD_DIM_MAX);
+    if (!config_json_get(c, key) && missing == derived && m->hidden_dim % m->n_heads != 0)
         config_json_fail(c, STATUS_INVALID,
-            "\"head_dim\" is missing, and \"hidden_size\" %u is not a multiple of "
-            "\"num_attention_heads\" %u",
-            m->hidden_dim, m->n_heads);
+            "\"%s\" is missing, and \"%s\" %u is not a multiple of \"%s\" %u", key,
+            arch_key_name(c, row, ARCH_KEY_HIDDEN), m->hidden_dim,
+            arch_key_name(c, row, ARCH_KEY_HEADS), m->n_heads);
     if (m->head_dim == 0 || m->head_dim > MODEL_HEAD_DIM_MAX)
         config_json_fail(c, STATUS_INVALID, "a head has %u elements, but 1 to %d was expected",
             m->head_dim, (int)MODEL_HEAD_DIM_MAX);
     if ((uint64_t)m->head_dim * m->n_heads > MODEL_DIM_MAX)
-        config_json_fail(c, STATUS_INVALID,
-            "\"num_attention_heads\" %u times \"head_dim\" %u is more than %d", m->n_heads,
-            m->head_dim, (int)MODEL_DIM_MAX);
+        config_json_fail(c, STATUS_INVALID, "\"%s\" %u times \"%s\" %u is more than %d",
+            arch_key_name(c, row, ARCH_KEY_HEADS), m->n_heads, key, m->head_dim,
+            (int)MODEL_DIM_MAX);
 }
 
 static void read_biases(struct config_json *c, const struct arch_row *row, struct model_config *m)
 {
-    unsigned f = row->features;
-    bool all = f & ARCH_ATTENTION_BIAS && config_json_bool(c, "attention_bias", false);
-    bool qkv = f & ARCH_USE_QKV_BIAS && config_json_bool(c, "use_qkv_bias", false);
-    m->q_bias = m->k_bias = m->v_bias = all || qkv || f & ARCH_QKV_BIAS;
-    m->o_bias = all;
-    m->mlp_bias = f & ARCH_MLP_BIAS && config_json_bool(c, "mlp_bias", false);
+    unsigned what = 0;
+    for (int i = 0; i < ARCH_BIASES_MAX && row->bias[i].what; i++) {
+        const struct arch_bias *b = &row->bias[i];
+        bool opposite = b->key && b->key[0] == '!';
+        bool on = !b->key || config_json_bool(c, b->key + opposite, b->missing != opposite);
+        what |= on != opposite ? b->what : 0;
+    }
+    m->qkv_bias = what & ARCH_BIAS_QKV;
+    m->o_bias = what & ARCH_BIAS_O;
+    m->mlp_bias = what & ARCH_BIAS_MLP;
+    m->head_bias = what & ARCH_BIAS_HEAD;
 }
 
-static void read_activation(struct config_json *c, struct model_config *m)
+static void read_activation(
+    struct config_json *c, const struct arch_row *row, struct model_config *m)
 {
-    const char *name =
-        config_json_text(c, "hidden_act", config_json_text(c, "hidden_activation", "silu"));
-    for (size_t i = 0; i < sizeof activations / sizeof *activations; i++)
+    const char *missing = row->activation ? row->activation : "silu";
+    const char *name = config_json_text(c, arch_key_name(c, row, ARCH_KEY_ACTIVATION), missing);
+    for (size_t i = 0; i < COUNT_OF(activations); i++)
         if (strcmp(name, activations[i].name) == 0) {
             m->activation = activations[i].kind;
             return;
         }
     config_json_fail(c, STATUS_UNSUPPORTED, "the activation \"%s\" is not supported", name);
-}
-
-static void read_scales(struct config_json *c, const struct arch_row *row, struct model_config *m)
-{
-    const double least = 1e-6, most = 1e6;
-    m->attention_scale = (float)(1 / sqrt((double)m->head_dim));
-    m->embedding_scale = m->residual_scale = m->logit_scale = 1;
-    if (!(row->features & ARCH_SCALES))
-        return;
-    m->attention_scale = (float)config_json_f64(c, "attention_multiplier", 1, least, most);
-    m->embedding_scale = (float)config_json_f64(c, "embedding_multiplier", 1, least, most);
-    m->residual_scale = (float)config_json_f64(c, "residual_multiplier", 1, least, most);
-    m->logit_scale = (float)(1 / config_json_f64(c, "logits_scaling", 1, least, most));
 }
 
 static void read_dtype(struct config_json *c, struct model_config *m)
@@ -204,76 +280,6 @@ static void read_dtype(struct config_json *c, struct model_config *m)
             "the dtype \"%s\" is not supported; expected float32, float16 or bfloat16", name);
 }
 
-// ---- layers ------------------------------------------------------------------------------------
-
-static void read_layer_types(struct config_json *c, uint32_t window, struct model_config *m)
-{
-    const json_t *list = config_json_get(c, "layer_types");
-    if (!list)
-        return;
-    if (!json_is_array(list) || json_array_size(list) != m->n_layers) {
-        config_json_fail(
-            c, STATUS_INVALID, "\"layer_types\" is not a list of %u names", m->n_layers);
-        return;
-    }
-    for (uint32_t i = 0; i < m->n_layers; i++) {
-        const char *name = json_string_value(json_array_get(list, i));
-        bool sliding = name && strcmp(name, "sliding_attention") == 0;
-        if (!sliding && (!name || strcmp(name, "full_attention") != 0))
-            config_json_fail(c, STATUS_UNSUPPORTED,
-                "\"layer_types\" has \"%s\"; expected full_attention or sliding_attention",
-                name ? name : "?");
-        if (sliding && window == 0)
-            config_json_fail(c, STATUS_UNSUPPORTED,
-                "\"layer_types\" asks for sliding windows, but there is no window for them");
-        m->layer[i].window = sliding ? window : 0;
-    }
-}
-
-static void read_windows(struct config_json *c, const struct arch_row *row, struct model_config *m)
-{
-    bool absent = !json_object_get(c->object, "sliding_window");
-    bool per_layer = row->features & ARCH_WINDOW_LAYERS;
-    bool wanted = config_json_bool(c, "use_sliding_window", !per_layer);
-    // 0 has been written for "none".
-    uint32_t window =
-        config_json_u32(c, "sliding_window", absent ? row->window : 0, 0, ARCH_POSITION_MAX);
-    uint32_t first = 0;
-    if (per_layer)
-        first = config_json_u32(c, "max_window_layers", 28, 0, 1 << 20);
-    if (!wanted)
-        window = 0;
-    if (!(row->features & (ARCH_WINDOW | ARCH_WINDOW_LAYERS))) {
-        if (window && window < m->max_position)
-            config_json_fail(c, STATUS_UNSUPPORTED, "\"sliding_window\" %u is not supported for %s",
-                window, row->model_type);
-        window = 0;
-    }
-    for (uint32_t i = 0; i < m->n_layers; i++)
-        m->layer[i].window = i >= first ? window : 0;
-    read_layer_types(c, window, m);
-}
-
-// Layers of one window share a group; groups are numbered as they first occur.
-static void group_layers(struct config_json *c, struct model_config *m)
-{
-    uint32_t windows[MODEL_KV_GROUPS_MAX];
-    for (uint32_t i = 0; i < m->n_layers; i++) {
-        uint32_t g = 0;
-        while (g < m->n_kv_groups && windows[g] != m->layer[i].window)
-            g++;
-        if (g == MODEL_KV_GROUPS_MAX) {
-            config_json_fail(c, STATUS_UNSUPPORTED,
-                "layers of more than %d different windows are not supported",
-                (int)MODEL_KV_GROUPS_MAX);
-            return;
-        }
-        if (g == m->n_kv_groups)
-            windows[m->n_kv_groups++] = m->layer[i].window;
-        m->layer[i].kv_group = (uint8_t)g;
-    }
-}
-
 // ---- the whole ---------------------------------------------------------------------------------
 
 static void read_ids(struct config_json *c, const struct arch_row *row, struct model_config *m)
@@ -282,6 +288,19 @@ static void read_ids(struct config_json *c, const struct arch_row *row, struct m
     m->bos_id = bos || row->bos >= m->vocab_size ? ARCH_NO_ID : row->bos;
     m->bos_id = config_json_u32(c, "bos_token_id", m->bos_id, 0, m->vocab_size - 1);
     arch_eos_read(c, row->eos, m);
+}
+
+static void read_norms(struct config_json *c, const struct arch_row *row, struct model_config *m)
+{
+    m->norm_kind = row->norm_kind;
+    m->norm_weight = true;
+    m->norm_bias = row->norm_kind == NORM_LAYER;
+    m->norm_placement = row->norm_placement;
+    m->norm_weight_offset = row->norm_offset;
+    m->norm_eps =
+        (float)config_json_f64(c, arch_key_name(c, row, ARCH_KEY_NORM_EPS), row->norm_eps, 0, 1);
+    m->final_norm = true;
+    m->qk_norm = row->qk_norm;
 }
 
 static void read_config(struct config_json *c, struct model_config *m)
@@ -297,21 +316,17 @@ static void read_config(struct config_json *c, struct model_config *m)
     if (c->status != STATUS_OK)
         return;
     read_head_dim(c, row, m);
-    m->norm_kind = row->norm_kind;
-    m->norm_bias = row->norm_kind == NORM_LAYER;
-    m->norm_placement = NORM_PRE;
-    m->norm_eps = (float)config_json_f64(
-        c, row->norm_eps_key ? row->norm_eps_key : "rms_norm_eps", row->norm_eps, 0, 1);
-    m->qk_norm = row->qk_norm;
-    m->gated = true;
-    m->tied_head = config_json_bool(c, "tie_word_embeddings", false);
+    read_norms(c, row, m);
+    m->gated = !row->ungated;
+    m->qkv_grouped = row->qkv_grouped;
+    m->tied_head = config_json_bool(c, "tie_word_embeddings", row->tied);
     read_biases(c, row, m);
-    read_activation(c, m);
-    read_scales(c, row, m);
-    read_windows(c, row, m);
-    group_layers(c, m);
+    read_activation(c, row, m);
+    arch_options_read(c, row, m);
+    check_kv_heads(c, row, m);
+    arch_windows_read(c, row, m);
     read_ids(c, row, m);
-    if (c->status == STATUS_OK)
+    if (c->status == STATUS_OK && m->position_kind == POSITION_ROPE)
         arch_rope_read(c, row, m);
 }
 

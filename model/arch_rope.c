@@ -77,18 +77,24 @@ static void read_factors(struct config_json *c, const char *key, float *out, uin
 // original length, where it counts first (Phi-3 keeps it there).
 struct beside {
     double theta, partial;
-    uint32_t original; // 0: not given
+    uint32_t original;   // 0: not given
+    uint32_t rotary_dim; // 0: told by the part
 };
 
 static const char original_key[] = "original_max_position_embeddings";
 
-static struct beside read_beside(struct config_json *top)
+static struct beside read_beside(struct config_json *top, const struct arch_row *row)
 {
-    return (struct beside){
-        .theta = config_json_f64(top, "rope_theta", 10000, 1e-3, 1e15),
-        .partial = config_json_f64(top, "partial_rotary_factor", 1, 1e-3, 1),
+    struct beside b = {
+        .theta = config_json_f64(top, arch_key_name(top, row, ARCH_KEY_THETA),
+            row->theta != 0 ? row->theta : 10000, 1e-3, 1e15),
+        .partial = config_json_f64(top, arch_key_name(top, row, ARCH_KEY_PARTIAL),
+            row->partial != 0 ? row->partial : 1, 1e-3, 1),
         .original = config_json_u32(top, original_key, 0, 1, ARCH_POSITION_MAX),
     };
+    if (row->features & ARCH_ROPE_RATIO)
+        b.theta *= config_json_f64(top, "rope_ratio", 1, 1e-3, 1e6);
+    return b;
 }
 
 static uint32_t read_original(struct config_json *c, const struct arch_row *row,
@@ -169,28 +175,65 @@ static void read_rotary_dim(struct config_json *c, const struct arch_row *row,
     const struct beside *b, const struct model_config *m, struct rope_config *r)
 {
     double part = config_json_f64(c, "partial_rotary_factor", b->partial, 1e-3, 1);
-    if (part != 1 && !(row->features & ARCH_PARTIAL_ROTARY))
+    if (part != 1 && row->partial == 0 && !(row->features & ARCH_PARTIAL_ROTARY))
         config_json_fail(c, STATUS_UNSUPPORTED, "\"partial_rotary_factor\" is not supported for %s",
             row->model_type);
-    r->rotary_dim = (uint32_t)(m->head_dim * part);
-    if (r->rotary_dim == 0 || r->rotary_dim % 2 != 0)
+    r->rotary_dim = b->rotary_dim ? b->rotary_dim : (uint32_t)(m->head_dim * part);
+    if (r->rotary_dim == 0 || r->rotary_dim % 2 != 0 || r->rotary_dim > m->head_dim)
         config_json_fail(c, STATUS_INVALID,
-            "%u elements of a head would be rotated, but an even number was expected",
-            r->rotary_dim);
+            "%u elements of a head would be rotated, but an even number up to %u was expected",
+            r->rotary_dim, m->head_dim);
 }
 
 static void read_inside(struct config_json *c, const struct arch_row *row, const struct beside *b,
-    struct model_config *m)
+    struct model_config *m, struct rope_config *r)
 {
-    struct rope_config *r = &m->rope[0];
     check_keys(c);
-    r->pairing = ROPE_HALF;
+    r->pairing = row->pairing;
     r->rule = read_rule(c, row);
     r->theta = config_json_f64(c, "rope_theta", b->theta, 1e-3, 1e15);
     r->original_max_position = read_original(c, row, b, m);
     read_rotary_dim(c, row, b, m, r);
     if (c->status == STATUS_OK)
         read_rule_numbers(c, r, m);
+}
+
+// One rope from an object, which may be NULL.
+static void read_one(struct config_json *top, const json_t *object, const struct arch_row *row,
+    const struct beside *b, struct model_config *m, struct rope_config *r)
+{
+    json_t *empty = json_object();
+    struct config_json c = *top; // with what failed so far
+    c.object = object ? object : empty;
+    read_inside(&c, row, b, m, r);
+    top->status = c.status;
+    json_decref(empty);
+}
+
+// InternLM 1: {"base": 10000, "type": "origin" or "dynamic", "scaling_factor": 1}.
+static json_t *standard_of(struct config_json *top, struct beside *b)
+{
+    const json_t *own = config_json_get(top, "rotary");
+    struct config_json c = *top;
+    c.object = own;
+    if (!json_is_object(own))
+        return NULL;
+    b->theta = config_json_f64(&c, "base", b->theta, 1e-3, 1e15);
+    bool dynamic = strcmp(config_json_text(&c, "type", "origin"), "dynamic") == 0;
+    double factor = config_json_f64(&c, "scaling_factor", 1, 1, 1e6);
+    top->status = c.status;
+    return dynamic ? json_pack("{s:s, s:f}", "type", "dynamic", "factor", factor) : NULL;
+}
+
+// Layers with windows have a rope of their own, which no scaling touches in the classic style.
+static void read_local(struct config_json *top, const json_t *modern, const struct arch_row *row,
+    const struct beside *b, struct model_config *m)
+{
+    struct beside local = *b;
+    const json_t *object = json_object_get(modern, "sliding_attention");
+    local.theta = config_json_f64(top, "rope_local_base_freq", 10000, 1e-3, 1e15);
+    m->n_ropes = 2;
+    read_one(top, json_is_object(object) ? object : NULL, row, &local, m, &m->rope[1]);
 }
 
 void arch_rope_read(struct config_json *top, const struct arch_row *row, struct model_config *m)
@@ -202,13 +245,21 @@ void arch_rope_read(struct config_json *top, const struct arch_row *row, struct 
             "\"rope_scaling\" or \"rope_parameters\" is neither an object nor null");
         return;
     }
-    m->position_kind = POSITION_ROPE;
     m->n_ropes = 1;
-    struct beside b = read_beside(top);
-    json_t *empty = json_object();
-    struct config_json c = *top; // with what failed so far
-    c.object = json_object_size(classic) ? classic : modern ? modern : empty;
-    read_inside(&c, row, &b, m);
-    top->status = c.status;
-    json_decref(empty);
+    struct beside b = read_beside(top, row);
+    json_t *own = NULL;
+    if (row->features & ARCH_ROTARY_DIM)
+        b.rotary_dim = json_object_get(top->object, "rotary_dim")
+                           ? config_json_need_u32(top, "rotary_dim", 2, MODEL_HEAD_DIM_MAX)
+                           : 64;
+    if (row->features & ARCH_ROTARY_OBJECT)
+        own = standard_of(top, &b);
+    const json_t *object = json_object_size(classic) ? classic : own ? own : modern;
+    if (row->features & ARCH_ROPE_LOCAL) {
+        read_local(top, modern, row, &b, m);
+        const json_t *full = json_object_get(modern, "full_attention");
+        object = json_object_size(classic) ? classic : json_is_object(full) ? full : NULL;
+    }
+    read_one(top, object, row, &b, m, &m->rope[0]);
+    json_decref(own);
 }

@@ -34,9 +34,17 @@ enum norm_placement {
     NORM_PRE,      // x + f(norm(x))
     NORM_POST,     // x + norm(f(x))
     NORM_SANDWICH, // x + norm_out(f(norm_in(x)))
+    NORM_BOTH,     // norm(x) + f(norm(x)): the stream itself is normed
+    NORM_SUM,      // norm(x + f(x))
 };
 
 enum position_kind { POSITION_ROPE, POSITION_ALIBI, POSITION_LEARNED, POSITION_NONE };
+
+// Slopes of ALiBi where the number of heads is no power of two.
+enum alibi_rule {
+    ALIBI_FILL, // those of the power below, then every second one of the power above
+    ALIBI_DEAL, // those of the power above: every second one, then the others
+};
 
 // How the rotated pairs lie in a head of rotary_dim d.
 enum rope_pairing {
@@ -63,8 +71,10 @@ enum activation {
 
 enum qk_norm {
     QK_NORM_NONE,
-    QK_NORM_HEAD, // over each head, weight [head_dim]
-    QK_NORM_FULL, // over all heads together, weight [n_heads * head_dim]
+    QK_NORM_HEAD,        // RMS over each head, weight [head_dim]
+    QK_NORM_FULL,        // RMS over all heads together, weight [n_heads * head_dim]
+    QK_NORM_LAYER,       // LayerNorm over each head, weight and bias [head_dim]
+    QK_NORM_LAYER_HEADS, // LayerNorm over each head, its own weight [head_dim], no bias
 };
 
 struct rope_config {
@@ -101,6 +111,7 @@ struct model_config {
     uint32_t tensor_scheme;          // enum tensor_scheme: how the family names its tensors
 
     uint32_t n_layers, hidden_dim, vocab_size;
+    uint32_t embed_dim; // of embedding and head; other than hidden_dim: projected to and from it
     uint32_t n_heads, n_kv_heads, head_dim;
     uint32_t max_position; // longest context that the model declares
 
@@ -108,17 +119,25 @@ struct model_config {
     enum norm_placement norm_placement;
     float norm_eps;
     float norm_weight_offset; // 1 where the stored weight w means 1 + w
-    bool norm_bias;
+    bool norm_weight, norm_bias;
+    bool final_norm;
 
     enum position_kind position_kind;
     uint32_t n_ropes;
     struct rope_config rope[MODEL_ROPES_MAX];
     uint32_t learned_position_offset; // first row used in the table of learned positions
+    enum alibi_rule alibi_rule;
+    float alibi_bias_max; // slopes go down to 2^-alibi_bias_max, usually 8
+    float alibi_scale;    // slopes are multiplied by it, usually 1
+    bool alibi_bf16;      // slopes are rounded to bf16 first
 
-    float attention_scale;   // scores are multiplied by it, usually head_dim^-0.5
-    float attention_softcap; // 0: none; else cap * tanh(score / cap)
+    float attention_scale;         // scores are multiplied by it, usually head_dim^-0.5
+    bool attention_scale_by_layer; // and by 1 / (number of the layer, from 1)
+    float attention_softcap;       // 0: none; else cap * tanh(score / cap)
+    float qkv_clip;                // 0: none; else q, k and v are cut to [-clip, clip]
+    bool qkv_grouped;              // in a fused tensor, each KV head lies behind its query heads
     enum qk_norm qk_norm;
-    bool q_bias, k_bias, v_bias, o_bias;
+    bool qkv_bias, o_bias;
 
     bool gated; // down(act(gate(x)) * up(x)) instead of down(act(up(x)))
     enum activation activation;
@@ -137,6 +156,7 @@ struct model_config {
     float logit_softcap;   // 0: none
     bool tied_head;
     bool head_bias;
+    bool head_normalised; // rows of the head are scaled to length 1
 
     uint32_t n_kv_groups;
     struct layer_config layer[MODEL_LAYERS_MAX];

@@ -4,11 +4,9 @@
 #include "base/check.h"
 #include "base/utf8.h"
 #include "model/tokenizer_internal.h"
-#include "model/tokenizer_load.h"
 
 #include <stdlib.h>
 #include <string.h>
-#include <sys/random.h>
 
 // ---- lists of ids --------------------------------------------------------------------------
 
@@ -41,16 +39,14 @@ static enum status ids_grow(struct tokenizer_ids *ids, struct error *err)
 
 // ---- life cycle ----------------------------------------------------------------------------
 
-static struct tokenizer *tokenizer_new(void)
+struct tokenizer *tokenizer_new(void)
 {
     struct tokenizer *t = calloc(1, sizeof *t);
     if (!t)
         return NULL;
     arena_init(&t->arena, TOKENIZER_ARENA_BYTES_MAX);
     t->bos = t->eos = TOKENIZER_NONE;
-    // The key decides nothing but where a token lies in a table; without randomness it is zero.
-    if (getrandom(&t->key, sizeof t->key, GRND_NONBLOCK) != sizeof t->key)
-        t->key = (struct hash_key){0};
+    t->key = tokenizer_table_random_key();
     return t;
 }
 
@@ -64,39 +60,6 @@ void tokenizer_free(struct tokenizer *t)
     }
     arena_reset(&t->arena);
     free(t);
-}
-
-enum status tokenizer_load_memory(
-    const void *json, size_t n, struct tokenizer **out, struct error *err)
-{
-    struct tokenizer *t = tokenizer_new();
-    if (!t)
-        return status_fail(err, STATUS_NO_MEMORY, "out of memory for the tokenizer");
-    enum status st = tokenizer_load_json(t, json, n, err);
-    if (st != STATUS_OK) {
-        tokenizer_free(t);
-        return st;
-    }
-    *out = t;
-    return STATUS_OK;
-}
-
-enum status tokenizer_load(const char *dir, struct tokenizer **out, struct error *err)
-{
-    char *text;
-    size_t n;
-    struct tokenizer *t;
-    TRY(tokenizer_load_file(dir, "tokenizer.json", &text, &n, err));
-    enum status st = tokenizer_load_memory(text, n, &t, err);
-    free(text);
-    TRY(st);
-    st = tokenizer_load_config(t, dir, err);
-    if (st != STATUS_OK) {
-        tokenizer_free(t);
-        return st;
-    }
-    *out = t;
-    return STATUS_OK;
 }
 
 // ---- lookups -------------------------------------------------------------------------------
@@ -168,6 +131,7 @@ void tokenizer_work_deinit(struct tokenizer_work *w)
     tokenizer_pattern_matcher_deinit(&w->matcher);
     free(w->symbols);
     free(w->heap);
+    free(w->path);
 }
 
 enum status tokenizer_work_emit(struct tokenizer_work *w, uint32_t id)
@@ -190,7 +154,7 @@ static enum status cut_added(struct tokenizer_work *w, bool normalized, const ui
 {
     size_t at = 0, done = 0;
     struct tokenizer_found f;
-    while (tokenizer_added_next(w->t, normalized, w->parse_special, text, n, &at, &f)) {
+    while (tokenizer_added_next(w, normalized, text, n, &at, &f)) {
         if (f.lstrip && f.start < done)
             f.start = done;
         if (done < f.start)
@@ -208,13 +172,23 @@ static enum status encode_normalized(
     return tokenizer_split(w, 0, text, n, at_start);
 }
 
-static enum status encode_raw(
+static enum status encode_piece(
     struct tokenizer_work *w, const uint8_t *text, size_t n, bool at_start)
 {
     struct tokenizer_bytes normal;
+    w->at_start = at_start;
     TRY(tokenizer_normalize(w, (struct tokenizer_bytes){text, n}, &normal));
     at_start = at_start && !w->start_gone;
+    if (normal.n == 0)
+        return STATUS_OK;
     return cut_added(w, true, normal.data, normal.n, at_start, encode_normalized);
+}
+
+static enum status encode_raw(
+    struct tokenizer_work *w, const uint8_t *text, size_t n, bool at_start)
+{
+    return w->n_plain ? tokenizer_spans_encode(w, text, n, at_start, encode_piece)
+                      : encode_piece(w, text, n, at_start);
 }
 
 static enum status emit_around(struct tokenizer_work *w, const struct tokenizer_around *a)
@@ -254,21 +228,31 @@ static size_t first_invalid(const uint8_t *text, size_t n)
     return n;
 }
 
-enum status tokenizer_encode(const struct tokenizer *t, const void *text, size_t n, unsigned flags,
-    struct tokenizer_ids *ids, struct error *err)
+enum status tokenizer_encode_marked(const struct tokenizer *t, const struct tokenizer_marked *text,
+    unsigned flags, struct tokenizer_ids *ids, struct error *err)
 {
-    if (n > TOKENIZER_TEXT_BYTES_MAX)
+    if (text->n > TOKENIZER_TEXT_BYTES_MAX)
         return status_fail(err, STATUS_TOO_LARGE, "the text has %zu bytes, at most %zu are taken",
-            n, TOKENIZER_TEXT_BYTES_MAX);
-    size_t bad = first_invalid(text, n);
-    if (bad != n)
+            text->n, TOKENIZER_TEXT_BYTES_MAX);
+    size_t bad = first_invalid(text->data, text->n);
+    if (bad != text->n)
         return status_fail(err, STATUS_INVALID, "the text is not valid UTF-8 at byte %zu", bad);
     size_t count = ids->count;
     struct tokenizer_work w;
     tokenizer_work_init(&w, t, ids, err);
-    enum status st = encode(&w, text, n, flags);
+    w.text = text->data;
+    w.plain = text->plain;
+    w.n_plain = flags & TOKENIZER_PARSE_SPECIAL ? text->n_plain : 0;
+    enum status st = encode(&w, text->data, text->n, flags);
     tokenizer_work_deinit(&w);
     if (st != STATUS_OK)
         ids->count = count;
     return st;
+}
+
+enum status tokenizer_encode(const struct tokenizer *t, const void *text, size_t n, unsigned flags,
+    struct tokenizer_ids *ids, struct error *err)
+{
+    return tokenizer_encode_marked(
+        t, &(struct tokenizer_marked){.data = text, .n = n}, flags, ids, err);
 }

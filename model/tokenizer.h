@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
-// Text to token ids and back, as the tokenizer.json of a model directory describes it (the format
-// of Hugging Face's tokenizers library, whose results are matched id for id).
+// Text to token ids and back, as the files of a model directory describe it: tokenizer.json (the
+// format of Hugging Face's tokenizers library, whose results are matched id for id) or, where there
+// is none, the older kinds of files (SentencePiece's and tiktoken's results are matched).
 //
-//   text -> special tokens cut out -> normalizer -> pre-tokenizer -> model (BPE) -> post-processor
+//   text -> special tokens cut out -> normalizer -> pre-tokenizer -> model -> post-processor
 //   ids  -> token texts -> decoder -> text
 //
 // A tokenizer is loaded once, never changes its answers afterwards, and may be used by any number
@@ -13,6 +14,7 @@
 
 #include "base/buf.h"
 #include "base/status.h"
+#include "model/text_file.h"
 
 #include <stdbool.h>
 #include <stddef.h>
@@ -37,12 +39,30 @@ struct tokenizer_ids {
 void tokenizer_ids_init(struct tokenizer_ids *ids, size_t count_max);
 void tokenizer_ids_deinit(struct tokenizer_ids *ids);
 
-// Reads `dir`/tokenizer.json and, where they exist, tokenizer_config.json and
-// special_tokens_map.json (names of the BOS and EOS tokens; whether BOS or EOS is added where
-// tokenizer.json adds no special token by itself). NOT_FOUND without tokenizer.json, UNSUPPORTED
-// for a part that Phalanx does not know, INVALID, TOO_LARGE or IO, with a sentence. *out is the
-// caller's, to be freed.
+// Loads the tokenizer of a model directory from the first of these that it has: tokenizer.json;
+// tokenizer.model (SentencePiece, or tiktoken under that name); vocab.json with merges.txt (GPT-2's
+// kind); a .tiktoken file; vocab.txt (BERT's kind). Beside it, as far as they exist:
+// tokenizer_config.json, special_tokens_map.json, added_tokens.json (names of the BOS and EOS
+// tokens, and whether they are added; and, where there is no tokenizer.json, the added tokens).
+// NOT_FOUND without a tokenizer, UNSUPPORTED for a part that Phalanx does not know, INVALID,
+// TOO_LARGE or IO, with a sentence. *out is the caller's, to be freed.
 enum status tokenizer_load(const char *dir, struct tokenizer **out, struct error *err);
+// The same, faster where it was loaded before: what was read is kept in a file of `cache_dir` (made
+// if it does not exist; NULL: no cache), named and checked by hashes of all source files. A cache
+// that is damaged, or that cannot be read or written, changes nothing but the time.
+enum status tokenizer_load_cached(
+    const char *dir, const char *cache_dir, struct tokenizer **out, struct error *err);
+// Where caches of this user go: $XDG_CACHE_HOME/phalanx or ~/.cache/phalanx; false if there is no
+// such place.
+bool tokenizer_cache_default_dir(char path[TEXT_FILE_PATH_BYTES]);
+// The same for files in memory, which are told apart by their names.
+struct tokenizer_file {
+    const char *name;
+    const void *data;
+    size_t n;
+};
+enum status tokenizer_load_files(
+    const struct tokenizer_file *files, size_t n_files, struct tokenizer **out, struct error *err);
 // The same for the text of a tokenizer.json alone.
 enum status tokenizer_load_memory(
     const void *json, size_t n, struct tokenizer **out, struct error *err);
@@ -79,6 +99,23 @@ enum tokenizer_flags {
 enum status tokenizer_encode(const struct tokenizer *t, const void *text, size_t n, unsigned flags,
     struct tokenizer_ids *ids, struct error *err);
 
+// A part of a text, in bytes.
+struct tokenizer_span {
+    size_t begin, end;
+};
+
+// A text with parts (ascending, apart) in which special tokens are not looked for: with
+// TOKENIZER_PARSE_SPECIAL, one is found only where no byte of it lies in such a part. The ids are
+// those of the same text without parts, unless that has a special token which touches one.
+struct tokenizer_marked {
+    const void *data;
+    size_t n;
+    const struct tokenizer_span *plain;
+    size_t n_plain;
+};
+enum status tokenizer_encode_marked(const struct tokenizer *t, const struct tokenizer_marked *text,
+    unsigned flags, struct tokenizer_ids *ids, struct error *err);
+
 // Appends the text of `ids` to `out`, always valid UTF-8: what cannot be part of it appears as
 // U+FFFD. Ids without a token are skipped, special ones too if `skip_special`. TOO_LARGE when
 // `out` is full.
@@ -96,9 +133,10 @@ struct tokenizer_stream {
     uint8_t strip_left;  // characters that may still be stripped at the beginning
     uint8_t strip_right; // characters held back because they may be stripped at the end
     bool skip_special;
-    bool begun;   // a token has been seen
-    bool in_run;  // the last token was a byte token
-    bool bad_run; // and its run is known to be invalid
+    bool begun;       // a token has been seen
+    bool in_run;      // the last token was a byte token
+    bool bad_run;     // and its run is known to be invalid
+    uint32_t waiting; // a token of which a part waits for the next one, or the last token
 };
 
 // `continued` begins in the middle of a text: nothing that decoders do to the very first token

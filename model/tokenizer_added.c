@@ -102,18 +102,20 @@ enum status tokenizer_added_build(struct tokenizer *t, struct tokenizer_work *w)
 
 // ---- finding -------------------------------------------------------------------------------
 
-// The longest added token at `text`, or NULL.
+// The longest added token at `text`, or NULL. A special one has at most `special_max` bytes.
 static const struct tokenizer_added *match_at(const struct tokenizer *t,
-    const struct tokenizer_trie *trie, const uint8_t *text, size_t n, size_t *length)
+    const struct tokenizer_trie *trie, struct tokenizer_bytes in, size_t special_max,
+    size_t *length)
 {
     const struct tokenizer_added *best = NULL;
     uint32_t node = 0;
-    for (size_t i = 0; i < n; i++) {
-        node = child_of(trie, node, text[i]);
+    for (size_t i = 0; i < in.n; i++) {
+        node = child_of(trie, node, in.data[i]);
         if (node == 0)
             break;
-        if (trie->nodes[node].item != UINT32_MAX) {
-            best = &t->added.items[trie->nodes[node].item];
+        uint32_t item = trie->nodes[node].item;
+        if (item != UINT32_MAX && (!t->added.items[item].special || i < special_max)) {
+            best = &t->added.items[item];
             *length = i + 1;
         }
     }
@@ -163,9 +165,10 @@ static size_t spaces_after(const uint8_t *text, size_t n, size_t end)
     return end;
 }
 
-bool tokenizer_added_next(const struct tokenizer *t, bool normalized, bool parse_special,
-    const uint8_t *text, size_t n, size_t *at, struct tokenizer_found *found)
+bool tokenizer_added_next(const struct tokenizer_work *w, bool normalized, const uint8_t *text,
+    size_t n, size_t *at, struct tokenizer_found *found)
 {
+    const struct tokenizer *t = w->t;
     const struct tokenizer_trie *trie = normalized ? &t->added.normalized : &t->added.raw;
     size_t i = *at;
     while (i < n) {
@@ -174,14 +177,16 @@ bool tokenizer_added_next(const struct tokenizer *t, bool normalized, bool parse
             continue;
         }
         size_t length = 0;
-        const struct tokenizer_added *a = match_at(t, trie, text + i, n - i, &length);
+        size_t special_max = w->n_plain && !normalized ? tokenizer_spans_room(w, text + i) : n;
+        const struct tokenizer_added *a =
+            match_at(t, trie, (struct tokenizer_bytes){text + i, n - i}, special_max, &length);
         if (!a) {
             i++;
             continue;
         }
         size_t start = i, end = i + length;
         i = end;
-        if (a->special && !parse_special)
+        if (a->special && !w->parse_special)
             continue;
         if (a->single_word && !stands_alone(text, n, start, end))
             continue;

@@ -56,20 +56,36 @@ static uint32_t char_token(
 // Appends the byte tokens of one character; false unless the vocabulary has all of them.
 static bool fall_back(struct tokenizer_work *w, const uint8_t *text, size_t n, size_t *count)
 {
-    const struct tokenizer_bpe *b = &w->t->bpe;
+    const struct tokenizer *t = w->t;
     uint8_t mapped[4];
-    if (b->raw_bytes) {
+    if (t->bpe.raw_bytes) {
         // The model would see ByteLevel's character for this byte.
         n = unicode_encode(tokenizer_split_byte_char(text[0]), mapped);
         text = mapped;
     }
     for (size_t i = 0; i < n; i++) {
-        if (b->fallback_id[text[i]] == TOKENIZER_NONE)
+        if (t->fallback_id[text[i]] == TOKENIZER_NONE)
             return false;
     }
     for (size_t i = 0; i < n; i++)
-        w->symbols[(*count)++].id = b->fallback_id[text[i]];
+        w->symbols[(*count)++].id = t->fallback_id[text[i]];
     return true;
+}
+
+// The token of one character with what the model writes before or behind it in a word.
+static uint32_t affixed_token(
+    const struct tokenizer_bpe *b, const uint8_t *text, size_t length, bool first, bool last)
+{
+    uint8_t whole[2 * TOKENIZER_AFFIX_BYTES_MAX + 4];
+    size_t n = 0;
+    if (!first && b->prefix.n > 0)
+        memcpy(whole, b->prefix.data, n = b->prefix.n);
+    memcpy(whole + n, text, length);
+    n += length;
+    if (last && b->suffix.n > 0)
+        memcpy(whole + n, b->suffix.data, b->suffix.n);
+    n += last ? b->suffix.n : 0;
+    return tokenizer_table_texts_get(&b->words, whole, n);
 }
 
 // Unknown characters are held back until a known one comes, so that a run of them can be fused.
@@ -77,7 +93,9 @@ static bool fall_back(struct tokenizer_work *w, const uint8_t *text, size_t n, s
 static enum status word_symbols(
     struct tokenizer_work *w, const uint8_t *text, size_t n, size_t *n_symbols)
 {
-    const struct tokenizer_bpe *b = &w->t->bpe;
+    const struct tokenizer *t = w->t;
+    const struct tokenizer_bpe *b = &t->bpe;
+    bool affixed = b->prefix.n + b->suffix.n > 0;
     // In raw bytes, falling back gives up to two byte tokens for one byte.
     if (!symbols_reserve(w, 2 * n + 1))
         return status_fail(w->err, STATUS_NO_MEMORY, "out of memory for a word of %zu bytes", n);
@@ -85,27 +103,27 @@ static enum status word_symbols(
     bool unknown = false;
     for (size_t i = 0, k; i < n; i += k) {
         uint32_t id = char_token(b, text + i, n - i, &k);
+        if (affixed)
+            id = affixed_token(b, text + i, k, i == 0, i + k == n);
         if (id != TOKENIZER_NONE) {
             if (unknown)
-                w->symbols[count++].id = b->unk;
+                w->symbols[count++].id = t->unk;
             unknown = false;
             w->symbols[count++].id = id;
             continue;
         }
-        if (b->byte_fallback && fall_back(w, text + i, k, &count))
+        if (t->byte_fallback && fall_back(w, text + i, k, &count))
             continue;
-        if (!b->unk_named)
+        if (!t->unk_named)
             continue; // the character is lost, as in the reference
-        if (b->unk == TOKENIZER_NONE)
-            return status_fail(w->err, STATUS_INVALID,
-                "the text has a character that the tokenizer does not know, and its unknown "
-                "token is not in its vocabulary");
+        if (t->unk == TOKENIZER_NONE)
+            return tokenizer_words_unknown(w);
         if (unknown && !b->fuse_unk)
-            w->symbols[count++].id = b->unk;
+            w->symbols[count++].id = t->unk;
         unknown = true;
     }
     if (unknown)
-        w->symbols[count++].id = b->unk;
+        w->symbols[count++].id = t->unk;
     *n_symbols = count;
     return STATUS_OK;
 }

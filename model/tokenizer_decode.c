@@ -161,6 +161,26 @@ static size_t valid_prefix(const uint8_t *bytes, size_t n, bool *bad)
     return i;
 }
 
+// SentencePiece: whole characters come out, and U+FFFD for each byte that belongs to none; at the
+// `end` of the run nothing is held back.
+static void push_each_byte(struct sink *k, bool end)
+{
+    struct tokenizer_stream *s = k->s;
+    size_t i = 0;
+    while (i < s->n_held) {
+        int length = utf8_length(s->held + i, s->n_held - i, NULL);
+        if (length == 0 && !end)
+            break;
+        if (length > 0)
+            emit_mapped(k, s->held + i, (size_t)length);
+        else
+            emit_mapped(k, REPLACEMENT, sizeof REPLACEMENT);
+        i += length > 0 ? (size_t)length : 1;
+    }
+    memmove(s->held, s->held + i, s->n_held - i);
+    s->n_held = (uint8_t)(s->n_held - i);
+}
+
 // ByteFallback: a byte token. In an invalid run each byte becomes U+FFFD, valid ones too.
 static void push_run(struct sink *k, uint8_t byte)
 {
@@ -171,6 +191,10 @@ static void push_run(struct sink *k, uint8_t byte)
         return;
     }
     s->held[s->n_held++] = byte;
+    if (k->d->each_byte) {
+        push_each_byte(k, false);
+        return;
+    }
     if (s->n_held < TOKENIZER_STREAM_HELD_MAX)
         return;
     size_t n = valid_prefix(s->held, s->n_held, &s->bad_run);
@@ -189,13 +213,74 @@ static void end_run(struct sink *k)
     struct tokenizer_stream *s = k->s;
     if (!s->in_run)
         return;
-    if (utf8_valid(s->held, s->n_held))
+    if (k->d->each_byte)
+        push_each_byte(k, true);
+    else if (utf8_valid(s->held, s->n_held))
         emit_mapped(k, s->held, s->n_held);
     else
         emit_replacements(k, s->n_held);
     s->n_held = 0;
     s->in_run = s->bad_run = false;
     s->begun = true;
+}
+
+void tokenizer_decode_mapped(
+    const struct tokenizer_decoder *d, struct tokenizer_bytes in, struct buf *out)
+{
+    struct tokenizer_decoder maps = *d;
+    maps.strip_right = 0;
+    struct tokenizer_stream s = {.begun = true};
+    struct sink k = {.d = &maps, .s = &s, .out = out};
+    emit_mapped(&k, in.data, in.n);
+}
+
+// ---- tokens that depend on their neighbours ------------------------------------------------
+
+// BPEDecoder: the suffix of the last token is nothing, that of any other a space; so what comes
+// from the first suffix on waits for the next token.
+static void push_suffixed(struct sink *k, const struct tokenizer_token *token, uint32_t id)
+{
+    emit(k, token->bytes.data, token->head);
+    if (token->head < token->bytes.n)
+        k->s->waiting = id;
+}
+
+static void end_waiting(const struct tokenizer *t, struct sink *k)
+{
+    uint32_t id = k->s->waiting;
+    if (id == TOKENIZER_NONE || t->decoder.suffix.n == 0)
+        return;
+    const struct tokenizer_token *token = &t->tokens[id];
+    k->s->waiting = TOKENIZER_NONE;
+    emit(k, token->bytes.data + token->head, token->bytes.n - token->head);
+}
+
+// The same at the end of the text.
+static void finish_waiting(const struct tokenizer *t, struct sink *k)
+{
+    struct tokenizer_bytes suffix = t->decoder.suffix;
+    uint32_t id = k->s->waiting;
+    if (id == TOKENIZER_NONE || suffix.n == 0)
+        return;
+    struct tokenizer_bytes rest = t->tokens[id].piece;
+    size_t at = t->tokens[id].head;
+    k->s->waiting = TOKENIZER_NONE;
+    while (at < rest.n) {
+        const uint8_t *next = memmem(rest.data + at, rest.n - at, suffix.data, suffix.n);
+        size_t end = next ? (size_t)(next - rest.data) : rest.n;
+        emit(k, rest.data + at, end - at);
+        at = next ? end + suffix.n : end;
+    }
+}
+
+// SentencePiece leaves out the space before the first text: one, or one of each token until there
+// is text.
+static void push_first(
+    const struct tokenizer *t, struct sink *k, const struct tokenizer_token *token)
+{
+    emit(k, token->piece.data, token->piece.n);
+    bool dropped = token->piece.n < token->bytes.n;
+    k->s->begun = token->piece.n > 0 || (dropped && !t->decoder.all_spaces);
 }
 
 // ---- the stream ----------------------------------------------------------------------------
@@ -207,6 +292,7 @@ void tokenizer_stream_begin(
         .skip_special = skip_special,
         .begun = continued,
         .strip_left = continued ? 0 : t->decoder.strip_left,
+        .waiting = TOKENIZER_NONE,
     };
 }
 
@@ -224,11 +310,22 @@ enum status tokenizer_stream_push(
         return buf_failed(out) ? STATUS_TOO_LARGE : STATUS_OK;
     }
     end_run(&k);
+    end_waiting(t, &k);
+    if (t->decoder.ctc && s->waiting == id)
+        return STATUS_OK;
+    if (t->decoder.ctc)
+        s->waiting = id;
+    if (t->decoder.sentencepiece && !s->begun) {
+        push_first(t, &k, token);
+        return buf_failed(out) ? STATUS_TOO_LARGE : STATUS_OK;
+    }
     if (t->decoder.bytes) {
         push_bytes(&k, token->piece.data, token->piece.n);
     } else if (!t->decoder.present) {
         buf_append(out, " ", s->begun);
         buf_append(out, token->piece.data, token->piece.n);
+    } else if (t->decoder.suffix.n > 0) {
+        push_suffixed(&k, token, id);
     } else if (s->begun) {
         emit(&k, token->bytes.data, token->bytes.n);
     } else {
@@ -243,6 +340,7 @@ enum status tokenizer_stream_finish(
 {
     struct sink k = {.d = &t->decoder, .s = s, .out = out};
     end_run(&k);
+    finish_waiting(t, &k);
     if (s->n_held > 0) // the beginning of a character that never came
         emit_mapped(&k, REPLACEMENT, sizeof REPLACEMENT);
     s->n_held = 0;
@@ -258,127 +356,4 @@ enum status tokenizer_decode(
     for (size_t i = 0; i < n; i++)
         TRY(tokenizer_stream_push(t, &s, ids[i], out));
     return tokenizer_stream_finish(t, &s, out);
-}
-
-// ---- at load -------------------------------------------------------------------------------
-
-// "<0x0A>" -> 10; -1 for anything else. The reference takes two hexadecimal digits of any case,
-// or a plus sign and one.
-static int byte_of(struct tokenizer_bytes b)
-{
-    if (b.n != 6 || memcmp(b.data, "<0x", 3) != 0 || b.data[5] != '>')
-        return -1;
-    int value = 0;
-    for (size_t i = 3; i < 5; i++) {
-        uint8_t c = b.data[i], lower = c | 0x20;
-        if (c == '+' && i == 3)
-            continue;
-        if (c >= '0' && c <= '9')
-            value = value * 16 + c - '0';
-        else if (lower >= 'a' && lower <= 'f')
-            value = value * 16 + lower - 'a' + 10;
-        else
-            return -1;
-    }
-    return value;
-}
-
-// ByteLevel: the bytes behind the characters, or the content itself where a character is none of
-// the 256.
-static void unmap_bytes(struct tokenizer_bytes in, struct buf *out)
-{
-    for (size_t i = 0, k; i < in.n; i += k) {
-        int byte = tokenizer_split_char_byte(unicode_decode(in.data + i, in.n - i, &k));
-        if (byte < 0) {
-            buf_clear(out);
-            buf_append(out, in.data, in.n);
-            return;
-        }
-        uint8_t b = (uint8_t)byte;
-        buf_append(out, &b, 1);
-    }
-}
-
-// Sets *bytes to what `out` has; kept in the arena unless that is what *bytes has already.
-static enum status keep(
-    struct tokenizer *t, const struct buf *out, struct tokenizer_bytes *bytes, struct error *err)
-{
-    if (buf_failed(out))
-        return status_fail(
-            err, STATUS_TOO_LARGE, "a token's text is over the limit of %zu bytes", out->size_max);
-    if (out->size == bytes->n && (out->size == 0 || memcmp(out->data, bytes->data, bytes->n) == 0))
-        return STATUS_OK;
-    const char *copy = arena_text(&t->arena, (const char *)out->data, out->size);
-    if (!copy)
-        return status_fail(err, STATUS_NO_MEMORY, "out of memory for the tokenizer");
-    *bytes = (struct tokenizer_bytes){(const uint8_t *)copy, out->size};
-    return STATUS_OK;
-}
-
-// What the decoder makes of a token's content alone.
-static enum status make_piece(struct tokenizer *t, struct tokenizer_token *token,
-    const struct tokenizer_step *replace, size_t n_replace, struct buf *out, struct error *err)
-{
-    struct tokenizer_matcher matcher = {0};
-    enum status st = STATUS_OK;
-    token->piece = token->content;
-    for (size_t i = 0; i < n_replace && st == STATUS_OK; i++) {
-        struct tokenizer_scan scan = tokenizer_pattern_scan(
-            &replace[i].pattern, &matcher, token->piece.data, token->piece.n);
-        if (token->piece.n == 0)
-            break;
-        buf_clear(out);
-        st = tokenizer_pattern_replace(
-            &scan, replace[i].content.data, replace[i].content.n, out, err);
-        if (st == STATUS_OK)
-            st = keep(t, out, &token->piece, err);
-    }
-    tokenizer_pattern_matcher_deinit(&matcher);
-    if (st != STATUS_OK || !t->decoder.bytes)
-        return st;
-    buf_clear(out);
-    unmap_bytes(token->piece, out);
-    return keep(t, out, &token->piece, err);
-}
-
-static enum status make_bytes(
-    struct tokenizer *t, struct tokenizer_token *token, struct buf *out, struct error *err)
-{
-    token->byte = -1;
-    token->bytes = token->piece;
-    if (t->decoder.byte_fallback)
-        token->byte = (int16_t)byte_of(token->piece);
-    if (token->byte < 0 && (t->decoder.bytes || t->decoder.n_maps == 0))
-        return STATUS_OK;
-    buf_clear(out);
-    if (token->byte >= 0) {
-        uint8_t byte = (uint8_t)token->byte;
-        buf_append(out, &byte, 1);
-    } else {
-        struct tokenizer_decoder maps = t->decoder;
-        maps.strip_right = 0;
-        struct tokenizer_stream s = {.begun = true};
-        struct sink k = {.d = &maps, .s = &s, .out = out};
-        emit_mapped(&k, token->piece.data, token->piece.n);
-    }
-    return keep(t, out, &token->bytes, err);
-}
-
-enum status tokenizer_decode_prepare(
-    struct tokenizer *t, const struct tokenizer_step *replace, size_t n_replace, struct error *err)
-{
-    struct buf out;
-    buf_init(&out, TOKENIZER_TOKEN_BYTES_MAX * TOKENIZER_MAP_BYTES_MAX);
-    enum status st = STATUS_OK;
-    for (uint32_t id = 0; id < t->n_ids && st == STATUS_OK; id++) {
-        struct tokenizer_token *token = &t->tokens[id];
-        token->byte = -1;
-        if (!token->content.data)
-            continue;
-        st = make_piece(t, token, replace, n_replace, &out, err);
-        if (st == STATUS_OK)
-            st = make_bytes(t, token, &out, err);
-    }
-    buf_deinit(&out);
-    return st;
 }

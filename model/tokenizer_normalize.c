@@ -73,11 +73,84 @@ static void run_lowercase(struct tokenizer_bytes in, struct buf *out)
     }
 }
 
-static void run_strip_accents(struct tokenizer_bytes in, struct buf *out)
+// ---- steps that drop or change single characters -------------------------------------------
+
+// The machine-translation rules of SentencePiece: what is dropped, and what is a space.
+static bool nmt_drops(uint32_t c)
+{
+    return (c >= 1 && c <= 8) || c == 0xb || (c >= 0xe && c <= 0x1f) || c == 0x7f || c == 0x8f ||
+           c == 0x9f;
+}
+
+static bool nmt_spaces(uint32_t c)
+{
+    return c == 9 || c == 0xa || c == 0xc || c == 0xd || c == 0x1680 ||
+           (c >= 0x200b && c <= 0x200f) || c == 0x2028 || c == 0x2029 || c == 0x2581 ||
+           c == 0xfeff || c == 0xfffd;
+}
+
+static bool is_tab_or_line_end(uint32_t c)
+{
+    return c == '\t' || c == '\n' || c == '\r';
+}
+
+static bool keeps(enum tokenizer_step_kind kind, uint32_t c)
+{
+    switch (kind) {
+    case TOKENIZER_STEP_STRIP_ACCENTS:
+        return !unicode_is_mark(c);
+    case TOKENIZER_STEP_STRIP_NONSPACING:
+        return !unicode_is_nonspacing(c);
+    case TOKENIZER_STEP_NMT:
+        return !nmt_drops(c);
+    case TOKENIZER_STEP_BERT_CLEAN:
+        return c != 0 && c != 0xfffd && (is_tab_or_line_end(c) || !unicode_is_other(c));
+    default:
+        return true;
+    }
+}
+
+static bool becomes_space(enum tokenizer_step_kind kind, uint32_t c)
+{
+    return kind == TOKENIZER_STEP_NMT ? nmt_spaces(c)
+                                      : kind == TOKENIZER_STEP_BERT_CLEAN && unicode_is_space(c);
+}
+
+static void run_filter(enum tokenizer_step_kind kind, struct tokenizer_bytes in, struct buf *out)
 {
     for (size_t i = 0, k; i < in.n; i += k) {
-        if (!unicode_is_mark(unicode_decode(in.data + i, in.n - i, &k)))
+        uint32_t c = unicode_decode(in.data + i, in.n - i, &k);
+        if (becomes_space(kind, c))
+            buf_append(out, " ", 1);
+        else if (keeps(kind, c))
             buf_append(out, in.data + i, k);
+    }
+}
+
+// The blocks that BERT puts spaces around.
+static bool is_chinese(uint32_t c)
+{
+    return (c >= 0x4e00 && c <= 0x9fff) || (c >= 0x3400 && c <= 0x4dbf) ||
+           (c >= 0x20000 && c <= 0x2a6df) || (c >= 0x2a700 && c <= 0x2b73f) ||
+           (c >= 0x2b740 && c <= 0x2b81f) || (c >= 0x2b920 && c <= 0x2ceaf) ||
+           (c >= 0xf900 && c <= 0xfaff) || (c >= 0x2f800 && c <= 0x2fa1f);
+}
+
+static void run_chinese(struct tokenizer_bytes in, struct buf *out)
+{
+    for (size_t i = 0, k; i < in.n; i += k) {
+        bool apart = is_chinese(unicode_decode(in.data + i, in.n - i, &k));
+        buf_append(out, " ", apart);
+        buf_append(out, in.data + i, k);
+        buf_append(out, " ", apart);
+    }
+}
+
+static void run_bytes(struct tokenizer_bytes in, struct buf *out)
+{
+    for (size_t i = 0; i < in.n; i++) {
+        uint8_t c[4];
+        buf_append(out, c, unicode_encode(tokenizer_split_byte_char(in.data[i]), c));
     }
 }
 
@@ -107,10 +180,9 @@ static bool removes_start(
 {
     size_t k;
     uint32_t c = unicode_decode(in.data, in.n, &k);
-    if (s->kind == TOKENIZER_STEP_STRIP_ACCENTS)
-        return unicode_is_mark(c);
-    return s->kind == TOKENIZER_STEP_REPLACE && first_end > 0 &&
-           (s->content.n == 0 || first_end > k);
+    if (s->kind != TOKENIZER_STEP_REPLACE)
+        return !keeps(s->kind, c);
+    return first_end > 0 && (s->content.n == 0 || first_end > k);
 }
 
 // True if the step leaves `in` as it is.
@@ -122,9 +194,13 @@ static bool has_no_effect(const struct tokenizer_step *s, struct tokenizer_bytes
     case TOKENIZER_STEP_NFD:
     case TOKENIZER_STEP_NFKC:
     case TOKENIZER_STEP_NFKD:
+    case TOKENIZER_STEP_BERT_CHINESE:
         return all_below(in, 0x80);
     case TOKENIZER_STEP_STRIP_ACCENTS:
+    case TOKENIZER_STEP_STRIP_NONSPACING:
         return all_below(in, 0x300);
+    case TOKENIZER_STEP_PRECOMPILED:
+        return s->map.n_units == 0 || in.n == 0;
     default:
         return in.n == 0;
     }
@@ -153,8 +229,23 @@ static enum status run_step(struct tokenizer_work *w, const struct tokenizer_ste
         run_lowercase(in, out);
         return STATUS_OK;
     case TOKENIZER_STEP_STRIP_ACCENTS:
+    case TOKENIZER_STEP_STRIP_NONSPACING:
+    case TOKENIZER_STEP_BERT_CLEAN:
+    case TOKENIZER_STEP_NMT:
         w->start_gone |= removes_start(s, in, 0);
-        run_strip_accents(in, out);
+        run_filter(s->kind, in, out);
+        return STATUS_OK;
+    case TOKENIZER_STEP_BERT_CHINESE:
+        run_chinese(in, out);
+        return STATUS_OK;
+    case TOKENIZER_STEP_BYTES:
+        run_bytes(in, out);
+        return STATUS_OK;
+    case TOKENIZER_STEP_PRECOMPILED:
+        tokenizer_charsmap_run(s, in, out);
+        return STATUS_OK;
+    case TOKENIZER_STEP_SENTENCEPIECE:
+        tokenizer_sentencepiece_run(w, s, in, out);
         return STATUS_OK;
     default:
         return run_form(w, s->kind, in, out);

@@ -3,104 +3,18 @@
 
 #include "base/check.h"
 #include "model/tokenizer_json.h"
+#include "model/tokenizer_split_patterns.h"
 #include "model/unicode.h"
 
+#include <stdio.h>
 #include <string.h>
-
-static enum status unknown_type(const char *where, const char *type, struct error *err)
-{
-    return status_fail(err, STATUS_UNSUPPORTED, "%s: type \"%.64s\" is not supported", where, type);
-}
-
-typedef enum status (*parse_one)(
-    struct tokenizer *t, const json_t *value, unsigned depth, struct error *err);
-
-// Runs `one` over the list of a Sequence.
-static enum status parse_sequence(struct tokenizer *t, const json_t *value, const char *field,
-    const char *where, unsigned depth, parse_one one, struct error *err)
-{
-    const json_t *list = json_object_get(value, field);
-    if (!json_is_array(list))
-        return status_fail(err, STATUS_INVALID, "%s: \"%s\" must be a list", where, field);
-    if (depth >= TOKENIZER_NESTING_MAX)
-        return status_fail(err, STATUS_TOO_LARGE, "%s: Sequences are nested more than %d deep",
-            where, TOKENIZER_NESTING_MAX);
-    for (size_t i = 0; i < json_array_size(list); i++)
-        TRY(one(t, json_array_get(list, i), depth + 1, err));
-    return STATUS_OK;
-}
-
-// ---- normalizers ---------------------------------------------------------------------------
-
-static const struct {
-    const char *type;
-    enum tokenizer_step_kind kind;
-} STEPS[] = {
-    {"Prepend", TOKENIZER_STEP_PREPEND},
-    {"Replace", TOKENIZER_STEP_REPLACE},
-    {"NFC", TOKENIZER_STEP_NFC},
-    {"NFD", TOKENIZER_STEP_NFD},
-    {"NFKC", TOKENIZER_STEP_NFKC},
-    {"NFKD", TOKENIZER_STEP_NFKD},
-    {"Lowercase", TOKENIZER_STEP_LOWERCASE},
-    {"Strip", TOKENIZER_STEP_STRIP},
-    {"StripAccents", TOKENIZER_STEP_STRIP_ACCENTS},
-};
-
-static enum status parse_step(struct tokenizer *t, const json_t *value, struct tokenizer_step *s,
-    const char *where, struct error *err)
-{
-    switch (s->kind) {
-    case TOKENIZER_STEP_PREPEND:
-        TRY(tokenizer_json_text(value, "prepend", where, &s->content, err));
-        return tokenizer_json_keep(t, &s->content, err);
-    case TOKENIZER_STEP_REPLACE:
-        TRY(tokenizer_json_text(value, "content", where, &s->content, err));
-        TRY(tokenizer_json_keep(t, &s->content, err));
-        return tokenizer_json_pattern(t, value, where, &s->pattern, err);
-    case TOKENIZER_STEP_STRIP:
-        TRY(tokenizer_json_bool(value, "strip_left", where, false, &s->left, err));
-        return tokenizer_json_bool(value, "strip_right", where, false, &s->right, err);
-    default:
-        return STATUS_OK;
-    }
-}
-
-static enum status parse_normalizer(
-    struct tokenizer *t, const json_t *value, unsigned depth, struct error *err)
-{
-    static const char WHERE[] = "tokenizer.json: normalizer";
-    const char *type = tokenizer_json_type(value, WHERE, err);
-    if (!type)
-        return STATUS_INVALID;
-    if (strcmp(type, "Sequence") == 0)
-        return parse_sequence(t, value, "normalizers", WHERE, depth, parse_normalizer, err);
-    for (size_t i = 0; i < COUNT_OF(STEPS); i++) {
-        if (strcmp(type, STEPS[i].type) != 0)
-            continue;
-        if (t->n_steps == TOKENIZER_STEPS_MAX)
-            return status_fail(
-                err, STATUS_TOO_LARGE, "%s: more than %d steps", WHERE, TOKENIZER_STEPS_MAX);
-        // Counted first, so that a half-read step is freed with the others.
-        struct tokenizer_step *s = &t->steps[t->n_steps++];
-        *s = (struct tokenizer_step){.kind = STEPS[i].kind};
-        return parse_step(t, value, s, WHERE, err);
-    }
-    return unknown_type(WHERE, type, err);
-}
-
-enum status tokenizer_parse_normalizer(struct tokenizer *t, const json_t *value, struct error *err)
-{
-    return !value || json_is_null(value) ? STATUS_OK : parse_normalizer(t, value, 0, err);
-}
 
 // ---- pre-tokenizers ------------------------------------------------------------------------
 
+enum { FIXED_LENGTH_MAX = 65535 }; // what a repetition in a regular expression can count
+
 static const char PRE[] = "tokenizer.json: pre_tokenizer";
 
-// The split of GPT-2, which ByteLevel does unless told otherwise.
-static const char GPT2_SPLIT[] =
-    "'s|'t|'re|'ve|'m|'ll|'d| ?\\p{L}+| ?\\p{N}+| ?[^\\s\\p{L}\\p{N}]+|\\s+(?!\\S)|\\s+";
 // Word characters as UTS 18 has them, or what is neither that nor white space.
 #define UTS18_WORD "\\p{Alphabetic}\\p{M}\\p{Nd}\\p{Pc}\\x{200c}\\x{200d}"
 static const char WHITESPACE_SPLIT[] = "[" UTS18_WORD "]+|[^\\s" UTS18_WORD "]+";
@@ -153,7 +67,8 @@ static enum status parse_byte_level(
     if (use_regex) {
         TRY(stage_add(t, TOKENIZER_STAGE_SPLIT, &s, err));
         s->behavior = TOKENIZER_ISOLATED;
-        TRY(tokenizer_pattern_regex(&s->pattern, GPT2_SPLIT, sizeof GPT2_SPLIT - 1, PRE, err));
+        TRY(tokenizer_pattern_regex(
+            &s->pattern, TOKENIZER_SPLIT_GPT2, sizeof TOKENIZER_SPLIT_GPT2 - 1, PRE, err));
     }
     return stage_add(t, TOKENIZER_STAGE_BYTES, &s, err);
 }
@@ -279,12 +194,38 @@ static enum status parse_metaspace(
     return STATUS_OK;
 }
 
+static enum status parse_bert(
+    struct tokenizer *t, const json_t *value, unsigned depth, struct error *err)
+{
+    (void)value;
+    (void)depth;
+    TRY(add_class_split(t, unicode_is_space, TOKENIZER_REMOVED, err));
+    return add_class_split(t, unicode_is_punctuation, TOKENIZER_ISOLATED, err);
+}
+
+static enum status parse_fixed_length(
+    struct tokenizer *t, const json_t *value, unsigned depth, struct error *err)
+{
+    (void)depth;
+    size_t length = 5;
+    char regex[32];
+    struct tokenizer_stage *s = NULL;
+    if (json_object_get(value, "length"))
+        TRY(tokenizer_json_count(value, "length", PRE, FIXED_LENGTH_MAX, &length, err));
+    if (length == 0)
+        return status_fail(err, STATUS_INVALID, "%s: \"length\" must not be 0", PRE);
+    TRY(stage_add(t, TOKENIZER_STAGE_SPLIT, &s, err));
+    s->behavior = TOKENIZER_ISOLATED;
+    int n = snprintf(regex, sizeof regex, "[\\s\\S]{1,%zu}", length);
+    return tokenizer_pattern_regex(&s->pattern, regex, (size_t)n, PRE, err);
+}
+
 static enum status parse_pre_tokenizer(
     struct tokenizer *t, const json_t *value, unsigned depth, struct error *err)
 {
     static const struct {
         const char *type;
-        parse_one parse;
+        tokenizer_parse_one parse;
     } KINDS[] = {
         {"ByteLevel", parse_byte_level},
         {"Split", parse_split},
@@ -294,17 +235,20 @@ static enum status parse_pre_tokenizer(
         {"WhitespaceSplit", parse_whitespace_split},
         {"CharDelimiterSplit", parse_delimiter_split},
         {"Metaspace", parse_metaspace},
+        {"BertPreTokenizer", parse_bert},
+        {"FixedLength", parse_fixed_length},
     };
     const char *type = tokenizer_json_type(value, PRE, err);
     if (!type)
         return STATUS_INVALID;
     if (strcmp(type, "Sequence") == 0)
-        return parse_sequence(t, value, "pretokenizers", PRE, depth, parse_pre_tokenizer, err);
+        return tokenizer_parse_sequence(
+            t, value, "pretokenizers", PRE, depth, parse_pre_tokenizer, err);
     for (size_t i = 0; i < COUNT_OF(KINDS); i++) {
         if (strcmp(type, KINDS[i].type) == 0)
             return KINDS[i].parse(t, value, depth, err);
     }
-    return unknown_type(PRE, type, err);
+    return tokenizer_parse_unknown(PRE, type, err);
 }
 
 enum status tokenizer_parse_pre_tokenizer(
@@ -405,7 +349,8 @@ static enum status parse_post_processor(
     if (!type)
         return STATUS_INVALID;
     if (strcmp(type, "Sequence") == 0)
-        return parse_sequence(t, value, "processors", POST, depth, parse_post_processor, err);
+        return tokenizer_parse_sequence(
+            t, value, "processors", POST, depth, parse_post_processor, err);
     if (strcmp(type, "ByteLevel") == 0)
         return STATUS_OK; // moves offsets only
     if (strcmp(type, "TemplateProcessing") == 0)
@@ -413,7 +358,7 @@ static enum status parse_post_processor(
     else if (strcmp(type, "BertProcessing") == 0 || strcmp(type, "RobertaProcessing") == 0)
         TRY(parse_cls_sep(t, value, &w, err));
     else
-        return unknown_type(POST, type, err);
+        return tokenizer_parse_unknown(POST, type, err);
     TRY(around_join(&t->before, &w.before, &t->before, err));
     return around_join(&t->after, &t->after, &w.after, err);
 }

@@ -16,6 +16,7 @@ struct parser {
     size_t n_replace;
     bool joined; // bytes are joined, or characters replaced: `replace` is closed
     bool fused;  // the text is one token from here on
+    bool closed; // words are joined: nothing may follow but Fuse
     struct error *err;
 };
 
@@ -122,6 +123,41 @@ static enum status parse_strip(struct parser *p, const json_t *value)
     return STATUS_OK;
 }
 
+// An optional text, or what it is if absent.
+static enum status optional_text(struct parser *p, const json_t *value, const char *field,
+    const char *absent, struct tokenizer_bytes *out)
+{
+    *out = (struct tokenizer_bytes){(const uint8_t *)absent, strlen(absent)};
+    if (!json_object_get(value, field))
+        return STATUS_OK;
+    TRY(tokenizer_json_text(value, field, WHERE, out, p->err));
+    return tokenizer_json_keep(p->t, out, p->err);
+}
+
+// The decoders of models that are made of words.
+static enum status parse_words(struct parser *p, const json_t *value, const char *type)
+{
+    struct tokenizer_decoder *d = &p->t->decoder;
+    if (p->joined || p->fused)
+        return wrong_order(p, type);
+    p->joined = p->closed = true;
+    if (strcmp(type, "WordPiece") == 0) {
+        d->words = true;
+        TRY(tokenizer_json_bool(value, "cleanup", WHERE, true, &d->cleanup, p->err));
+        return optional_text(p, value, "prefix", "##", &d->prefix);
+    }
+    if (strcmp(type, "BPEDecoder") == 0) {
+        TRY(optional_text(p, value, "suffix", "</w>", &d->suffix));
+        return d->suffix.n > 0 ? STATUS_OK
+                               : status_fail(p->err, STATUS_UNSUPPORTED,
+                                     "%s: the \"suffix\" of BPEDecoder must not be empty", WHERE);
+    }
+    d->ctc = true;
+    TRY(tokenizer_json_bool(value, "cleanup", WHERE, true, &d->cleanup, p->err));
+    TRY(optional_text(p, value, "pad_token", "<pad>", &d->pad));
+    return optional_text(p, value, "word_delimiter_token", "|", &d->delimiter);
+}
+
 static enum status parse_one(struct parser *p, const json_t *value, unsigned depth);
 
 static enum status parse_sequence(struct parser *p, const json_t *value, unsigned depth)
@@ -144,6 +180,11 @@ static enum status parse_one(struct parser *p, const json_t *value, unsigned dep
         return STATUS_INVALID;
     if (strcmp(type, "Sequence") == 0)
         return parse_sequence(p, value, depth);
+    if (p->closed && strcmp(type, "Fuse") != 0)
+        return wrong_order(p, type);
+    if (strcmp(type, "WordPiece") == 0 || strcmp(type, "BPEDecoder") == 0 ||
+        strcmp(type, "CTC") == 0)
+        return parse_words(p, value, type);
     if (strcmp(type, "Replace") == 0)
         return parse_replace(p, value);
     if (strcmp(type, "Metaspace") == 0)
@@ -179,4 +220,22 @@ enum status tokenizer_parse_decoder(struct tokenizer *t, const json_t *value, st
     for (size_t i = 0; i < p.n_replace; i++)
         tokenizer_pattern_deinit(&p.replace[i].pattern);
     return st;
+}
+
+enum status tokenizer_parse_decoder_sentencepiece(
+    struct tokenizer *t, const struct tokenizer_sentencepiece *how, struct error *err)
+{
+    static const struct tokenizer_map META = {
+        .from = TOKENIZER_META, .to = " ", .n_from = 3, .n_to = 1};
+    t->decoder = (struct tokenizer_decoder){.present = true,
+        .byte_fallback = t->byte_fallback,
+        .each_byte = true,
+        .sentencepiece = true,
+        .drops_space = how->add_dummy_prefix || how->remove_extra_whitespaces,
+        .all_spaces = how->remove_extra_whitespaces,
+        .maps = {META},
+        .n_maps = 1,
+        .unknown = how->unknown};
+    TRY(tokenizer_json_keep(t, &t->decoder.unknown, err));
+    return tokenizer_decode_prepare(t, NULL, 0, err);
 }

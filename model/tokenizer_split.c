@@ -187,11 +187,51 @@ static enum status run_prefix_space(
     return rewritten(w, i, at_start);
 }
 
+// ---- words ---------------------------------------------------------------------------------
+
+static enum status encode_word(struct tokenizer_work *w, const uint8_t *text, size_t n)
+{
+    if (n == 0)
+        return STATUS_OK;
+    switch (w->t->model) {
+    case TOKENIZER_BPE:
+        return tokenizer_bpe_encode(w, text, n);
+    case TOKENIZER_UNIGRAM:
+        return tokenizer_unigram_encode(w, text, n);
+    case TOKENIZER_WORD_PIECE:
+    case TOKENIZER_WORD_LEVEL:
+        break;
+    }
+    return tokenizer_words_encode(w, text, n);
+}
+
+// A word with tokens in it that the model must not see.
+static enum status encode_frozen(struct tokenizer_work *w, const uint8_t *text, size_t n)
+{
+    size_t done = 0, i = 0;
+    while (i < n) {
+        size_t k = 0;
+        uint32_t id =
+            tokenizer_prefix_longest(&w->t->frozen, TOKENIZER_PREFIX_ROOT, text + i, n - i, &k);
+        if (id == TOKENIZER_NONE) {
+            unicode_decode(text + i, n - i, &k);
+            i += k;
+            continue;
+        }
+        TRY(encode_word(w, text + done, i - done));
+        TRY(tokenizer_work_emit(w, id));
+        done = i += k;
+    }
+    return encode_word(w, text + done, n - done);
+}
+
 enum status tokenizer_split(
     struct tokenizer_work *w, size_t i, const uint8_t *text, size_t n, bool at_start)
 {
-    if (i == w->t->n_stages)
-        return tokenizer_bpe_encode(w, text, n);
+    if (i == w->t->n_stages) {
+        bool frozen = w->t->frozen.any && w->t->model == TOKENIZER_BPE;
+        return frozen ? encode_frozen(w, text, n) : encode_word(w, text, n);
+    }
     switch (w->t->stages[i].kind) {
     case TOKENIZER_STAGE_SPLIT:
         return run_cut(w, i, text, n, at_start);

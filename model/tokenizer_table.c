@@ -2,6 +2,15 @@
 #include "model/tokenizer_table.h"
 
 #include <string.h>
+#include <sys/random.h>
+
+struct hash_key tokenizer_table_random_key(void)
+{
+    struct hash_key key;
+    if (getrandom(&key, sizeof key, GRND_NONBLOCK) != sizeof key)
+        key = (struct hash_key){0};
+    return key;
+}
 
 // Slots for `n` keys at most half full; at least two, so that a shift by 64 never happens.
 static unsigned slots_log2(size_t n)

@@ -24,6 +24,10 @@ struct tokenizer_texts {
     struct hash_key key;
 };
 
+// Texts come from files, so the key of their table must not be one that a file's author can know:
+// a fresh random key, or zero where the system has no randomness yet.
+struct hash_key tokenizer_table_random_key(void);
+
 // False without memory. `n_keys` is the most that will be put.
 bool tokenizer_table_texts_init(
     struct tokenizer_texts *t, struct arena *a, struct hash_key key, size_t n_keys);

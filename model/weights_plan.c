@@ -14,15 +14,17 @@
 enum source { SOURCE_FILES, SOURCE_RANDOM, SOURCE_SHAPES };
 enum { OWNED_ALIGNMENT = 64 };
 
-// The plan is built twice: the first pass counts the bytes that it will own (fused biases, random
-// weights), the second one has them and fills them.
+// The plan is built twice: the first pass counts the bytes that it will own (fused biases, what has
+// to be rearranged, random weights), the second one has them and fills them.
 struct builder {
     const struct model_config *m;
     const struct shard *s;
     const struct safetensors *files; // SOURCE_FILES
     enum source source;
-    uint64_t seed;   // SOURCE_RANDOM
-    bool *used;      // [tensors of files], SOURCE_FILES
+    uint64_t seed;  // SOURCE_RANDOM
+    bool *used;     // [tensors of files], SOURCE_FILES
+    size_t skipped; // first bytes of names that begin with `prefix`, which the files leave out
+    char prefix[TENSOR_MAP_NAME_BYTES];
     uint8_t *owned;  // NULL while counting
     uint64_t offset; // bytes taken of it so far
     struct weights_plan *plan;
@@ -72,6 +74,8 @@ static void wanted_text(const struct source_tensor *t, char *text, size_t n)
 {
     if (t->row->rows == TENSOR_DIM_ONE)
         snprintf(text, n, "[%u]", t->columns);
+    else if (t->row->turned)
+        snprintf(text, n, "[%u, %u]", t->columns, t->rows);
     else
         snprintf(text, n, "[%u, %u]", t->rows, t->columns);
 }
@@ -80,7 +84,8 @@ static bool shape_fits(const struct source_tensor *want, const struct tensor *t)
 {
     if (want->row->rows == TENSOR_DIM_ONE)
         return t->n_dims == 1 && t->shape[0] == want->columns;
-    return t->n_dims == 2 && t->shape[0] == want->rows && t->shape[1] == want->columns;
+    bool turned = want->row->turned;
+    return t->n_dims == 2 && t->shape[turned] == want->rows && t->shape[!turned] == want->columns;
 }
 
 static enum status find_in_files(struct builder *b, struct source_tensor *t)
@@ -106,9 +111,32 @@ static enum status find_in_files(struct builder *b, struct source_tensor *t)
     return STATUS_OK;
 }
 
-static enum status find(struct builder *b, struct source_tensor *t, uint32_t layer)
+static void name_it(const struct builder *b, struct source_tensor *t, uint32_t layer, uint32_t head)
 {
-    tensor_map_name(t->row, layer, t->name);
+    tensor_map_name(t->row, layer, head, t->name);
+    if (b->skipped && strncmp(t->name, b->prefix, b->skipped) == 0)
+        memmove(t->name, t->name + b->skipped, strlen(t->name + b->skipped) + 1);
+}
+
+// Checkpoints of base models, without their head, leave out the first word of every name.
+static void find_prefix(struct builder *b)
+{
+    const struct tensor_row *row = NULL;
+    for (uint32_t i = 0; !row && i < tensor_map_model_count; i++)
+        if (tensor_map_model[i].slot == MODEL_SLOT_EMBED &&
+            tensor_map_model[i].schemes >> b->m->tensor_scheme & 1)
+            row = &tensor_map_model[i];
+    if (!row)
+        return;
+    tensor_map_name(row, 0, 0, b->prefix);
+    const char *dot = strchr(b->prefix, '.');
+    if (dot && !safetensors_find(b->files, b->prefix) && safetensors_find(b->files, dot + 1))
+        b->skipped = (size_t)(dot + 1 - b->prefix);
+}
+
+static enum status find(struct builder *b, struct source_tensor *t, uint32_t layer, uint32_t head)
+{
+    name_it(b, t, layer, head);
     t->rows = tensor_map_dim(b->m, t->row->rows);
     t->columns = tensor_map_dim(b->m, t->row->columns);
     if (b->source == SOURCE_FILES)
@@ -119,69 +147,147 @@ static enum status find(struct builder *b, struct source_tensor *t, uint32_t lay
 
 // ---- cutting it --------------------------------------------------------------------------------
 
-// Where the part begins and how far its rows are apart. Random weights are made here.
-static const void *part_data(struct builder *b, const struct source_tensor *t,
-    struct shard_range rows, struct shard_range columns, uint64_t *stride)
+// A block of a tensor, in its logical order of rows and columns.
+struct block {
+    struct shard_range rows, columns;
+};
+
+static uint64_t block_bytes(const struct source_tensor *t, struct block x)
 {
-    uint64_t size = dtype_bytes(t->dtype);
-    *stride = t->columns * size;
-    if (b->source == SOURCE_FILES)
-        return t->data + rows.begin * *stride + columns.begin * size;
-    *stride = columns.count * size;
-    if (b->source == SOURCE_SHAPES)
-        return NULL;
+    return (uint64_t)x.rows.count * x.columns.count * dtype_bytes(t->dtype);
+}
+
+static void make_random(
+    const struct builder *b, const struct source_tensor *t, struct block x, uint8_t *out)
+{
     struct random_weights_args a = {
         .seed = b->seed,
         .name = t->name,
         .dtype = t->dtype,
-        .row_begin = rows.begin,
-        .n_rows = rows.count,
-        .column_begin = columns.begin,
-        .n_columns = columns.count,
+        .row_begin = x.rows.begin,
+        .n_rows = x.rows.count,
+        .column_begin = x.columns.begin,
+        .n_columns = x.columns.count,
         .spread = sqrtf(3.0f / (float)t->columns), // standard deviation 1/sqrt(K)
-        .out = take(b, rows.count * *stride),
+        .out = out,
     };
     if (t->row->rows == TENSOR_DIM_ONE) {
         bool bias = strstr(t->row->name, ".bias") != NULL;
         a.center = bias ? 0.0f : 1.0f - b->m->norm_weight_offset;
         a.spread = bias ? 0.02f : 0.1f;
     }
-    if (a.out)
-        random_weights_fill(&a);
-    return a.out;
+    random_weights_fill(&a);
 }
 
-static void append_rows(struct builder *b, const struct source_tensor *t, struct shard_range rows,
-    struct shard_range columns, struct weight_slice *slice)
+static void copy_rows(const struct source_tensor *t, struct block x, uint8_t *out)
 {
-    check(slice->n_parts < WEIGHT_SLICE_PARTS_MAX);
-    struct weight_slice_part *p = &slice->part[slice->n_parts++];
-    p->data = part_data(b, t, rows, columns, &p->row_stride_bytes);
-    p->n_rows = rows.count;
-    slice->n += rows.count;
-    slice->k = columns.count;
+    uint64_t size = dtype_bytes(t->dtype), row = x.columns.count * size;
+    for (uint32_t r = 0; r < x.rows.count; r++)
+        memcpy(out + r * row,
+            t->data + ((uint64_t)(x.rows.begin + r) * t->columns + x.columns.begin) * size, row);
 }
 
-// A vector of several pieces is put together in memory of ours: it is small.
-static void append_vector(struct builder *b, const struct source_tensor *t,
-    struct shard_range columns, struct weight_slice *slice)
+// From [columns, rows], in strips of rows that share cache lines.
+static void copy_turned(const struct source_tensor *t, struct block x, uint8_t *out)
 {
-    uint64_t size = dtype_bytes(t->dtype), stride;
-    struct weight_slice_part *p = &slice->part[0];
-    const void *piece = part_data(b, t, (struct shard_range){0, 1}, columns, &stride);
-    if (slice->n_parts == 0) {
-        p->data = piece;
-    } else {
-        uint8_t *whole = take(b, (slice->k + columns.count) * size);
-        if (whole && b->source != SOURCE_SHAPES) {
-            memcpy(whole, p->data, slice->k * size);
-            memcpy(whole + slice->k * size, piece, columns.count * size);
+    enum { STRIP = 32 };
+    uint64_t size = dtype_bytes(t->dtype), row = x.columns.count * size;
+    for (uint32_t first = 0; first < x.rows.count; first += STRIP) {
+        uint32_t n = x.rows.count - first < STRIP ? x.rows.count - first : STRIP;
+        for (uint32_t c = 0; c < x.columns.count; c++) {
+            const uint8_t *from =
+                t->data + ((uint64_t)(x.columns.begin + c) * t->rows + x.rows.begin + first) * size;
+            for (uint32_t r = 0; r < n; r++)
+                memcpy(out + (first + r) * row + c * size, from + r * size, size);
         }
-        p->data = whole;
+    }
+}
+
+static void fill(
+    const struct builder *b, const struct source_tensor *t, struct block x, uint8_t *out)
+{
+    if (!out || b->source == SOURCE_SHAPES)
+        return;
+    if (b->source == SOURCE_RANDOM)
+        make_random(b, t, x, out);
+    else if (t->row->turned)
+        copy_turned(t, x, out);
+    else
+        copy_rows(t, x, out);
+}
+
+static const uint8_t *in_place(
+    const struct builder *b, const struct source_tensor *t, struct block x)
+{
+    if (b->source != SOURCE_FILES)
+        return NULL;
+    return t->data +
+           ((uint64_t)x.rows.begin * t->columns + x.columns.begin) * dtype_bytes(t->dtype);
+}
+
+static void append_part(struct weight_slice *slice, struct weight_slice_part part, uint32_t k)
+{
+    check(slice->n_parts < WEIGHT_SLICE_PARTS_MAX && (slice->n_parts == 0 || slice->k == k));
+    slice->part[slice->n_parts++] = part;
+    slice->n += part.n_rows;
+    slice->k = k;
+}
+
+// A matrix is used where it lies; but one that is stored otherwise than it is computed with is
+// put together in memory of ours.
+static void append_matrix(struct builder *b, const struct source_tensor *t,
+    const struct shard_range *span, uint32_t n_spans, struct weight_slice *slice)
+{
+    bool by_columns = tensor_map_cuts_columns(t->row->cut);
+    bool copied = b->source != SOURCE_FILES || t->row->turned ||
+                  slice->n_parts + n_spans > WEIGHT_SLICE_PARTS_MAX;
+    struct block x = {{0, t->rows}, {0, t->columns}};
+    uint64_t size = dtype_bytes(t->dtype), total = 0;
+    struct weight_slice_part one = {0};
+    uint8_t *out = NULL;
+    for (uint32_t i = 0; i < n_spans; i++)
+        total += span[i].count;
+    if (copied)
+        one.data = out = take(b, total * (by_columns ? t->rows : t->columns) * size);
+    for (uint32_t i = 0; i < n_spans; i++) {
+        *(by_columns ? &x.columns : &x.rows) = span[i];
+        one.n_rows += x.rows.count;
+        if (!copied)
+            append_part(slice,
+                (struct weight_slice_part){in_place(b, t, x), t->columns * size, x.rows.count},
+                x.columns.count);
+        fill(b, t, x, out);
+        out = out ? out + block_bytes(t, x) : NULL;
+    }
+    one.row_stride_bytes = x.columns.count * size;
+    if (copied)
+        append_part(slice, one, x.columns.count);
+}
+
+// A vector of several pieces is put together: it is small.
+static void append_vector(struct builder *b, const struct source_tensor *t,
+    const struct shard_range *span, uint32_t n_spans, struct weight_slice *slice)
+{
+    uint64_t size = dtype_bytes(t->dtype), before = slice->k * size;
+    struct weight_slice_part *p = &slice->part[0];
+    for (uint32_t i = 0; i < n_spans; i++)
+        slice->k += span[i].count;
+    if (n_spans == 1 && before == 0 && b->source == SOURCE_FILES) {
+        p->data = in_place(b, t, (struct block){{0, 1}, span[0]});
+    } else {
+        uint8_t *out = take(b, slice->k * size);
+        if (out && before > 0)
+            memcpy(out, p->data, before);
+        p->data = out;
+        out = out ? out + before : NULL;
+        for (uint32_t i = 0; i < n_spans; i++) {
+            struct block x = {{0, 1}, span[i]};
+            fill(b, t, x, out);
+            out = out ? out + block_bytes(t, x) : NULL;
+        }
     }
     slice->n_parts = 1;
     slice->n = 1;
-    slice->k += columns.count;
     p->n_rows = 1;
     p->row_stride_bytes = slice->k * size;
 }
@@ -196,14 +302,51 @@ static enum status append(
             "tensor \"%s\" is %s, but the ones that it is computed with are %s", t->name,
             dtype_name(t->dtype), dtype_name(slice->dtype));
     slice->dtype = t->dtype;
-    for (uint32_t i = 0; i < n_spans; i++)
-        if (t->row->rows == TENSOR_DIM_ONE)
-            append_vector(b, t, span[i], slice);
-        else if (tensor_map_cuts_columns(t->row->cut))
-            append_rows(b, t, (struct shard_range){0, t->rows}, span[i], slice);
-        else
-            append_rows(b, t, span[i], (struct shard_range){0, t->columns}, slice);
+    if (t->row->rows == TENSOR_DIM_ONE)
+        append_vector(b, t, span, n_spans, slice);
+    else
+        append_matrix(b, t, span, n_spans, slice);
     return STATUS_OK;
+}
+
+static float element(const uint8_t *row, enum dtype t, uint32_t i)
+{
+    float f;
+    uint16_t h;
+    if (t == DTYPE_F32) {
+        memcpy(&f, row + 4 * (uint64_t)i, 4);
+        return f;
+    }
+    memcpy(&h, row + 2 * (uint64_t)i, 2);
+    return t == DTYPE_BF16 ? dtype_f32_from_bf16(h) : dtype_f32_from_f16(h);
+}
+
+// out = row / |row|
+static void unit_row(enum dtype t, const uint8_t *row, uint32_t n, uint8_t *out)
+{
+    double square = 0;
+    for (uint32_t i = 0; i < n; i++)
+        square += (double)element(row, t, i) * (double)element(row, t, i);
+    double length = fmax(sqrt(square), 1e-12);
+    for (uint32_t i = 0; i < n; i++) {
+        float f = (float)((double)element(row, t, i) / length);
+        uint16_t h = t == DTYPE_BF16 ? dtype_bf16_from_f32(f) : dtype_f16_from_f32(f);
+        memcpy(out + i * dtype_bytes(t), t == DTYPE_F32 ? (void *)&f : (void *)&h, dtype_bytes(t));
+    }
+}
+
+// The head with rows of length 1, in memory of ours.
+static void normalise_head(struct builder *b, struct weight_slice *head)
+{
+    uint64_t size = dtype_bytes(head->dtype), row = head->k * size;
+    uint8_t *out = take(b, head->n * row);
+    check(head->n_parts == 1);
+    for (uint32_t i = 0; out && b->source != SOURCE_SHAPES && i < head->n; i++) {
+        const uint8_t *from = head->part[0].data;
+        unit_row(head->dtype, from + i * head->part[0].row_stride_bytes, head->k, out + i * row);
+    }
+    head->part[0].data = out;
+    head->part[0].row_stride_bytes = row;
 }
 
 // ---- the whole plan ----------------------------------------------------------------------------
@@ -218,6 +361,7 @@ static bool stage_has(const struct builder *b, enum model_slot slot)
         return first || (last && b->m->tied_head);
     case MODEL_SLOT_FINAL_NORM:
     case MODEL_SLOT_FINAL_NORM_BIAS:
+    case MODEL_SLOT_PROJECT_OUT:
     case MODEL_SLOT_HEAD:
     case MODEL_SLOT_HEAD_BIAS:
         return last;
@@ -228,22 +372,48 @@ static bool stage_has(const struct builder *b, enum model_slot slot)
 
 static bool row_applies(const struct builder *b, const struct tensor_row *row)
 {
-    return (uint32_t)row->scheme == b->m->tensor_scheme && tensor_map_present(b->m, row->when);
+    return row->schemes >> b->m->tensor_scheme & 1 && tensor_map_present(b->m, row->when);
+}
+
+// What a file may leave out.
+static bool is_missing(const struct builder *b, struct source_tensor *t, uint32_t layer)
+{
+    if (t->row->when != TENSOR_WHEN_THERE)
+        return false;
+    name_it(b, t, layer, 0);
+    return b->source != SOURCE_FILES || !safetensors_find(b->files, t->name);
+}
+
+// Appends the tensor to its slice, or the tensors of each head; `slice` is NULL where another
+// stage has it.
+static enum status add(
+    struct builder *b, const struct tensor_row *row, uint32_t layer, struct weight_slice *slice)
+{
+    struct source_tensor t = {.row = row};
+    struct shard whole = weights_plan_shard(b->m, 0, 1);
+    struct shard_range mine = tensor_map_heads(b->m, b->s, row);
+    struct shard_range all = tensor_map_heads(b->m, &whole, row);
+    for (uint32_t head = 0; head < all.count && !is_missing(b, &t, layer); head++) {
+        TRY(find(b, &t, layer, head));
+        if (slice && head >= mine.begin && head < mine.begin + mine.count)
+            TRY(append(b, &t, slice));
+    }
+    return STATUS_OK;
 }
 
 static enum status build_model(struct builder *b)
 {
     struct weights_plan *p = b->plan;
     for (uint32_t i = 0; i < tensor_map_model_count; i++) {
-        struct source_tensor t = {.row = &tensor_map_model[i]};
-        if (!row_applies(b, t.row))
-            continue;
-        TRY(find(b, &t, 0));
-        if (stage_has(b, (enum model_slot)t.row->slot))
-            TRY(append(b, &t, &p->slot[t.row->slot]));
+        const struct tensor_row *row = &tensor_map_model[i];
+        bool here = stage_has(b, (enum model_slot)row->slot);
+        if (row_applies(b, row))
+            TRY(add(b, row, 0, here ? &p->slot[row->slot] : NULL));
     }
     if (b->m->tied_head && stage_has(b, MODEL_SLOT_HEAD))
         p->slot[MODEL_SLOT_HEAD] = p->slot[MODEL_SLOT_EMBED];
+    if (b->m->head_normalised && stage_has(b, MODEL_SLOT_HEAD))
+        normalise_head(b, &p->slot[MODEL_SLOT_HEAD]);
     return STATUS_OK;
 }
 
@@ -251,12 +421,11 @@ static enum status build_layer(struct builder *b, uint32_t layer)
 {
     bool here = layer >= b->s->layer_begin && layer < b->s->layer_end;
     for (uint32_t i = 0; i < tensor_map_layer_count; i++) {
-        struct source_tensor t = {.row = &tensor_map_layer[i]};
-        if (!row_applies(b, t.row))
-            continue;
-        TRY(find(b, &t, layer));
-        if (here)
-            TRY(append(b, &t, &b->plan->layer[layer - b->s->layer_begin].slot[t.row->slot]));
+        const struct tensor_row *row = &tensor_map_layer[i];
+        struct weight_slice *slot =
+            here ? &b->plan->layer[layer - b->s->layer_begin].slot[row->slot] : NULL;
+        if (row_applies(b, row))
+            TRY(add(b, row, layer, slot));
     }
     return STATUS_OK;
 }
@@ -339,6 +508,8 @@ static enum status open_plan(struct builder *b, struct weights_plan *out)
     p.layer = calloc(p.n_layers, sizeof *p.layer);
     b->used = calloc(n_tensors + 1, sizeof *b->used);
     b->plan = &p;
+    if (b->files)
+        find_prefix(b);
     enum status status =
         p.layer && b->used ? STATUS_OK
                            : status_fail(b->err, STATUS_NO_MEMORY, "no memory to plan the weights");

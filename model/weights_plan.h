@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 // Which bytes of which tensors one rank computes with: the names of a family's checkpoint, matched
-// with a model directory and cut by a shard. Nothing is copied but fused biases; the slices point
-// into the mapped files.
+// with a model directory and cut by a shard. The slices point into the mapped files. Copied are
+// only biases that are stacked, matrices that are stored with inputs as rows, fused projections
+// that keep each head's query, key and value together, and a head whose rows are to be normalised.
 //
 //   q_proj  [heads head_dim, hidden]  --rows of my heads----+
 //   k_proj  [kv_heads head_dim, hidden] --rows of my kv heads--> QKV, three parts
@@ -56,7 +57,7 @@ struct weights_plan {
     uint32_t n_layers;                          // shard.layer_end - shard.layer_begin
     struct weights_plan_layer *layer;           // [n_layers], of layer shard.layer_begin + i
     uint64_t bytes;                             // of all slices; a tied head counts once
-    void *owned;                                // fused biases, random weights
+    void *owned;                                // what was copied, random weights
     uint64_t owned_bytes;
 };
 

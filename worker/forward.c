@@ -3,6 +3,7 @@
 
 #include "base/check.h"
 #include "base/clock.h"
+#include "worker/alibi.h"
 
 #include <math.h>
 #include <stdlib.h>
@@ -31,7 +32,9 @@ struct forward {
     void *mlp;          // [ffn]
     void *kept;         // [hidden_dim], for gathered rows; NULL where activations are on the host
     float *inv_freq[MODEL_ROPES_MAX];
-    float *alibi; // [n_heads] or NULL
+    float *alibi;    // [n_heads] or NULL
+    float *squares;  // [2] of q and of k, in the heap; NULL where no norm is over all heads
+    void *projected; // [FORWARD_LOGIT_ROWS, embed_dim]; NULL where the head reads the stream's norm
     struct {
         void *p;
         uint64_t bytes;
@@ -57,18 +60,35 @@ enum status forward_supports(const struct model_config *m, const struct shard *s
 {
     if (m->n_experts)
         return status_fail(err, STATUS_UNSUPPORTED, "a mixture of experts is not supported yet");
-    if (m->qk_norm == QK_NORM_FULL)
-        return status_fail(err, STATUS_UNSUPPORTED,
-            "a norm over all heads of q and k together is not supported yet");
     if (s->layer_begin != 0 || s->layer_end != m->n_layers)
         return status_fail(err, STATUS_UNSUPPORTED, "pipeline stages are not supported yet");
     return STATUS_OK;
 }
 
+// What this op table lacks for the model.
+static enum status table_supports(
+    const struct kernels *k, const struct model_config *m, struct error *err)
+{
+    if (m->qkv_clip != 0 && !k->clip)
+        return status_fail(err, STATUS_UNSUPPORTED,
+            "clipped queries, keys and values are not supported on %s", k->name);
+    if (m->qk_norm > QK_NORM_HEAD && !k->qk_norm)
+        return status_fail(err, STATUS_UNSUPPORTED,
+            "this model's norm of queries and keys is not supported on %s", k->name);
+    return STATUS_OK;
+}
+
+// Columns of the stream, or of the embedding where it is wider.
+static uint32_t stream_dim(const struct model_config *m)
+{
+    return m->embed_dim > m->hidden_dim ? m->embed_dim : m->hidden_dim;
+}
+
 uint64_t forward_heap_bytes(const struct model_config *m, enum dtype activation, uint32_t rows_max)
 {
-    uint64_t each = (uint64_t)rows_max * m->hidden_dim * dtype_bytes(activation);
-    return 2 * ((each + 127) & ~(uint64_t)127);
+    uint64_t each = (uint64_t)rows_max * stream_dim(m) * dtype_bytes(activation);
+    uint64_t squares = m->qk_norm == QK_NORM_FULL ? 2 * sizeof(float) * (uint64_t)rows_max : 0;
+    return 2 * ((each + 127) & ~(uint64_t)127) + ((squares + 127) & ~(uint64_t)127);
 }
 
 // Device memory, given back by forward_close; NULL when there is none.
@@ -87,23 +107,9 @@ static void *buffer_take(struct forward *f, uint64_t n)
     return bytes_take(f, n * f->element);
 }
 
-static void *shared_take(struct forward *f, uint64_t n)
+static void *shared_take(struct forward *f, uint64_t bytes)
 {
-    if (!f->a.group)
-        return buffer_take(f, n);
-    return coll_heap_take(f->a.group, n * f->element);
-}
-
-// Slopes of head `head` of `n` (Press, Smith, Lewis: "Train Short, Test Long", 2022): a geometric
-// sequence for a power of two; between powers, every second slope of the next one fills up.
-static float alibi_slope(uint32_t head, uint32_t n)
-{
-    uint32_t power = 1;
-    while (power * 2 <= n)
-        power *= 2;
-    if (head < power)
-        return (float)exp2(-8.0 * (head + 1) / power);
-    return (float)exp2(-4.0 * (2 * (head - power) + 1) / power);
+    return f->a.group ? coll_heap_take(f->a.group, bytes) : bytes_take(f, bytes);
 }
 
 static bool take_tables(struct forward *f)
@@ -122,7 +128,7 @@ static bool take_tables(struct forward *f)
     float slopes[MODEL_HEADS_MAX];
     struct shard_range heads = shard_heads(m, f->a.shard);
     for (uint32_t i = 0; i < heads.count; i++)
-        slopes[i] = alibi_slope(heads.begin + i, m->n_heads);
+        slopes[i] = alibi_slope(m, heads.begin + i);
     f->alibi = bytes_take(f, heads.count * sizeof(float));
     if (f->alibi)
         k->copy_in(f->a.device, f->alibi, slopes, heads.count * sizeof(float));
@@ -133,8 +139,13 @@ static bool take_all(struct forward *f)
 {
     const struct model_config *m = f->a.model;
     uint64_t rows = f->a.rows_max;
-    f->residual = shared_take(f, rows * m->hidden_dim);
-    f->x = shared_take(f, rows * m->hidden_dim);
+    f->residual = shared_take(f, rows * stream_dim(m) * f->element);
+    f->x = shared_take(f, rows * stream_dim(m) * f->element);
+    bool squares = m->qk_norm == QK_NORM_FULL, projects = f->a.weights->project_out;
+    if (squares)
+        f->squares = shared_take(f, rows * 2 * sizeof(float));
+    if (projects)
+        f->projected = buffer_take(f, (uint64_t)FORWARD_LOGIT_ROWS * m->embed_dim);
     f->normed = buffer_take(f, rows * m->hidden_dim);
     f->qkv = buffer_take(f, rows * (f->n_heads + 2 * f->n_kv_heads) * m->head_dim);
     f->attended = buffer_take(f, rows * f->n_heads * m->head_dim);
@@ -145,12 +156,14 @@ static bool take_all(struct forward *f)
     if (device)
         f->kept = buffer_take(f, rows * m->hidden_dim);
     return f->residual && f->x && f->normed && f->qkv && f->attended && f->mlp &&
-           (f->mlp_in || f->a.kernels->linear_act) && (f->kept || !device) && take_tables(f);
+           (f->mlp_in || f->a.kernels->linear_act) && (f->kept || !device) &&
+           (f->squares || !squares) && (f->projected || !projects) && take_tables(f);
 }
 
 enum status forward_open(const struct forward_args *args, struct forward **out, struct error *err)
 {
     TRY(forward_supports(args->model, args->shard, err));
+    TRY(table_supports(args->kernels, args->model, err));
     struct forward *f = calloc(1, sizeof *f);
     if (f) {
         f->a = *args;
@@ -193,14 +206,15 @@ static enum status before_sum(struct forward *f, struct error *err)
     return f->a.kernels->device_memory ? f->a.kernels->device_sync(f->a.device, err) : STATUS_OK;
 }
 
-// Sums [n_rows, hidden_dim] numbers of the heap over the ranks.
-static enum status sum_over_ranks(struct forward *f, void *buffer, struct error *err)
+// Sums [n_rows, dim] numbers of the heap over the ranks.
+static enum status sum_over_ranks(
+    struct forward *f, void *buffer, uint32_t dim, enum dtype type, struct error *err)
 {
     if (!f->a.group)
         return STATUS_OK;
     struct coll_all_reduce_args args = {.buffer = buffer,
-        .count = (size_t)f->n_rows * f->a.model->hidden_dim,
-        .dtype = f->a.activation,
+        .count = (size_t)f->n_rows * dim,
+        .dtype = type,
         .op = COLL_SUM,
         .symmetric = true};
     TRY(before_sum(f, err));
@@ -287,16 +301,19 @@ static void norm_into(
 }
 
 // What a block reads: the norm of the residual stream, or the stream itself where norms stand
-// behind the blocks only.
+// behind the blocks only, or where the stream is normed in place.
 static const void *block_input(
     struct forward *f, const struct weight *weight, const struct weight *bias)
 {
-    bool plain = f->a.model->norm_placement == NORM_POST;
+    enum norm_placement p = f->a.model->norm_placement;
+    bool plain = p == NORM_POST || p == NORM_SUM || p == NORM_BOTH;
     if (f->normed_ahead) {
         f->normed_ahead = false;
         return f->normed;
     }
     add_and_norm(f, weight, bias, plain ? NULL : f->normed);
+    if (p == NORM_BOTH)
+        norm_into(f, weight, bias, f->residual, f->residual);
     return plain ? f->residual : f->normed;
 }
 
@@ -315,7 +332,7 @@ struct block_output {
 static enum status block_output(struct forward *f, const struct block_output *o, struct error *err)
 {
     const struct model_config *m = f->a.model;
-    bool normed = m->norm_placement != NORM_PRE;
+    bool normed = m->norm_placement == NORM_POST || m->norm_placement == NORM_SANDWICH;
     struct linear_args args = {.n_rows = f->n_rows,
         .x = o->in,
         .x_stride = o->in_dim,
@@ -327,11 +344,15 @@ static enum status block_output(struct forward *f, const struct block_output *o,
     f->a.kernels->linear(f->a.device, &args);
     if (norms_ahead(f, o->next_norm))
         return sum_and_norm(f, o->next_norm, o->bias_f32, err);
-    TRY(sum_over_ranks(f, f->x, err));
+    TRY(sum_over_ranks(f, f->x, m->hidden_dim, f->a.activation, err));
     if (normed)
         norm_into(f, o->norm, o->norm_bias, f->x, f->x);
     f->pending = true;
     f->pending_bias = normed ? NULL : o->bias_f32;
+    if (m->norm_placement == NORM_SUM) {
+        add_and_norm(f, NULL, NULL, NULL);
+        norm_into(f, o->norm, o->norm_bias, f->residual, f->residual);
+    }
     return STATUS_OK;
 }
 
@@ -402,20 +423,44 @@ static void keep_wanted_rows(struct forward *f)
 
 // ---- layers ------------------------------------------------------------------------------------
 
-static void project_qkv(struct forward *f, uint32_t layer, const void *in)
+// Norms of q and k that rope_kv does not do. One over all heads needs a sum over ranks, in which
+// each KV head counts as often as there are ranks that have it.
+static enum status norm_qk(struct forward *f, const struct layer_weights *w, struct error *err)
+{
+    const struct model_config *m = f->a.model;
+    uint32_t ranks = f->a.shard->tp_size;
+    uint32_t copies = ranks > m->n_kv_heads ? ranks / m->n_kv_heads : 1;
+    struct qk_norm_args args = {.n_rows = f->n_rows,
+        .n_heads = f->n_heads,
+        .n_kv_heads = f->n_kv_heads,
+        .head_dim = m->head_dim,
+        .qkv = f->qkv,
+        .q_norm = w->q_norm,
+        .k_norm = w->k_norm,
+        .q_bias = w->q_norm_bias,
+        .k_bias = w->k_norm_bias,
+        .eps = m->norm_eps,
+        .weight_offset = m->norm_weight_offset,
+        .squares = f->squares,
+        .sum_only = f->squares,
+        .q_mean = 1 / (float)(m->n_heads * m->head_dim),
+        .k_mean = 1 / (float)(m->n_kv_heads * m->head_dim * copies)};
+    f->a.kernels->qk_norm(f->a.device, &args);
+    if (!f->squares)
+        return STATUS_OK;
+    TRY(sum_over_ranks(f, f->squares, 2, DTYPE_F32, err));
+    args.sum_only = false;
+    f->a.kernels->qk_norm(f->a.device, &args);
+    return STATUS_OK;
+}
+
+static void rotate_and_store(struct forward *f, uint32_t layer)
 {
     const struct model_config *m = f->a.model;
     const struct layer_weights *w = &f->a.weights->layer[layer];
     const struct layer_config *c = &m->layer[layer];
-    struct linear_args linear = {.n_rows = f->n_rows,
-        .x = in,
-        .x_stride = m->hidden_dim,
-        .w = w->qkv,
-        .bias = w->qkv_bias,
-        .out = f->qkv,
-        .out_stride = (f->n_heads + 2 * f->n_kv_heads) * m->head_dim};
-    f->a.kernels->linear(f->a.device, &linear);
     const struct rope_config *rope = &m->rope[c->rope];
+    bool norms = m->qk_norm == QK_NORM_HEAD;
     struct rope_kv_args rotate = {.batch = f->batch,
         .qkv = f->qkv,
         .n_heads = f->n_heads,
@@ -424,11 +469,35 @@ static void project_qkv(struct forward *f, uint32_t layer, const void *in)
         .attention_factor = rope->attention_factor,
         .rotary_dim = rope->rotary_dim,
         .interleaved = rope->pairing == ROPE_INTERLEAVED,
-        .q_norm = w->q_norm,
-        .k_norm = w->k_norm,
+        .q_norm = norms ? w->q_norm : NULL,
+        .k_norm = norms ? w->k_norm : NULL,
         .norm_eps = m->norm_eps,
         .norm_weight_offset = m->norm_weight_offset};
     f->a.kernels->rope_kv(f->a.device, &rotate);
+}
+
+static enum status project_qkv(struct forward *f, uint32_t layer, const void *in, struct error *err)
+{
+    const struct model_config *m = f->a.model;
+    const struct layer_weights *w = &f->a.weights->layer[layer];
+    uint32_t dim = (f->n_heads + 2 * f->n_kv_heads) * m->head_dim;
+    struct linear_args linear = {.n_rows = f->n_rows,
+        .x = in,
+        .x_stride = m->hidden_dim,
+        .w = w->qkv,
+        .bias = w->qkv_bias,
+        .out = f->qkv,
+        .out_stride = dim};
+    f->a.kernels->linear(f->a.device, &linear);
+    if (m->qkv_clip != 0) {
+        struct clip_args clip = {
+            .n_rows = f->n_rows, .dim = dim, .limit = m->qkv_clip, .x = f->qkv};
+        f->a.kernels->clip(f->a.device, &clip);
+    }
+    if (m->qk_norm > QK_NORM_HEAD)
+        TRY(norm_qk(f, w, err));
+    rotate_and_store(f, layer);
+    return STATUS_OK;
 }
 
 static void attend(struct forward *f, uint32_t layer)
@@ -438,7 +507,7 @@ static void attend(struct forward *f, uint32_t layer)
         .qkv = f->qkv,
         .n_heads = f->n_heads,
         .kv = f->a.kv->layer[layer],
-        .scale = m->attention_scale,
+        .scale = m->attention_scale / (m->attention_scale_by_layer ? (float)(layer + 1) : 1),
         .softcap = m->attention_softcap,
         .window = m->layer[layer].window,
         .alibi_slopes = f->alibi,
@@ -449,7 +518,7 @@ static void attend(struct forward *f, uint32_t layer)
 static enum status attention_block(struct forward *f, uint32_t layer, struct error *err)
 {
     const struct layer_weights *w = &f->a.weights->layer[layer];
-    project_qkv(f, layer, block_input(f, w->attn_norm, w->attn_norm_bias));
+    TRY(project_qkv(f, layer, block_input(f, w->attn_norm, w->attn_norm_bias), err));
     if (layer + 1 == f->a.weights->n_layers) {
         if (f->batch->n_logit_rows == 0)
             return STATUS_OK; // the pages are written, nothing else is asked
@@ -528,21 +597,50 @@ static enum status mlp_block(struct forward *f, uint32_t layer, struct error *er
     return block_output(f, &o, err);
 }
 
-static enum status embed(struct forward *f, struct error *err)
+// An embedding of another width is projected, and positions are added behind that.
+static enum status embed_and_project(struct forward *f, struct error *err)
 {
     const struct model_config *m = f->a.model;
     const struct weights *w = f->a.weights;
-    // What every rank would add must be added by one of them.
-    const struct weight *positions = f->a.shard->tp_rank == 0 ? w->positions : NULL;
     struct embed_args args = {.batch = f->batch,
         .table = w->embed,
         .vocab_begin = f->vocab.begin,
         .scale = m->embedding_scale,
-        .positions = positions,
+        .out = f->x};
+    f->a.kernels->embed(f->a.device, &args);
+    TRY(sum_over_ranks(f, f->x, m->embed_dim, f->a.activation, err));
+    struct linear_args project = {.n_rows = f->n_rows,
+        .x = f->x,
+        .x_stride = m->embed_dim,
+        .w = w->project_in,
+        .out = f->residual,
+        .out_stride = m->hidden_dim};
+    f->a.kernels->linear(f->a.device, &project);
+    if (!w->positions)
+        return STATUS_OK;
+    args = (struct embed_args){.batch = f->batch,
+        .positions = w->positions,
         .position_offset = m->learned_position_offset,
         .out = f->residual};
     f->a.kernels->embed(f->a.device, &args);
-    TRY(sum_over_ranks(f, f->residual, err));
+    return STATUS_OK;
+}
+
+static enum status embed(struct forward *f, struct error *err)
+{
+    const struct model_config *m = f->a.model;
+    const struct weights *w = f->a.weights;
+    struct embed_args args = {.batch = f->batch,
+        .table = w->embed,
+        .vocab_begin = f->vocab.begin,
+        .scale = m->embedding_scale,
+        .positions = w->positions,
+        .position_offset = m->learned_position_offset,
+        .out = f->residual};
+    if (w->project_in)
+        return embed_and_project(f, err);
+    f->a.kernels->embed(f->a.device, &args);
+    TRY(sum_over_ranks(f, f->residual, m->hidden_dim, f->a.activation, err));
     if (w->embed_norm)
         norm_into(f, w->embed_norm, w->embed_norm_bias, f->residual, f->residual);
     return STATUS_OK;
@@ -569,29 +667,47 @@ enum status forward_rows(struct forward *f, const struct batch *batch,
             pulse->step(pulse->user);
     }
     if (batch->n_logit_rows && !f->normed_ahead)
-        add_and_norm(f, f->a.weights->final_norm, f->a.weights->final_norm_bias, f->normed);
+        add_and_norm(f, f->a.weights->final_norm, f->a.weights->final_norm_bias,
+            f->a.model->final_norm ? f->normed : NULL);
     return f->a.kernels->device_sync(f->a.device, err);
 }
 
-// Where the head reads its rows: `rows` of `normed`, gathered on a device.
+// Where the head reads its rows: `rows` of what stands behind the last layer, gathered on a device.
 static const void *head_input(struct forward *f, uint32_t *rows, uint32_t n)
 {
+    const void *all = f->a.model->final_norm ? f->normed : f->residual;
     if (!f->a.kernels->device_memory)
-        return f->normed;
+        return all;
     size_t bytes = (size_t)f->a.model->hidden_dim * f->element;
     uint32_t in_order = 1;
     while (in_order < n && rows[in_order] == rows[0] + in_order)
         in_order++;
     if (in_order >= n)
-        return (const uint8_t *)f->normed + rows[0] * bytes;
+        return (const uint8_t *)all + rows[0] * bytes;
     struct gather_args args = {.batch = f->batch,
         .n_rows = n,
         .dim = f->a.model->hidden_dim,
         .row_ids = rows,
-        .in = f->normed,
+        .in = all,
         .out = f->kept};
     f->a.kernels->gather(f->a.device, &args);
     return f->kept;
+}
+
+// The rows as the head's weights are wide: the same on every rank.
+static void project_out(struct forward *f, struct linear_args *head)
+{
+    struct linear_args args = {.n_rows = head->n_rows,
+        .x = head->x,
+        .x_stride = head->x_stride,
+        .w = f->a.weights->project_out,
+        .out = f->projected,
+        .out_stride = f->a.model->embed_dim,
+        .row_ids = head->row_ids};
+    f->a.kernels->linear(f->a.device, &args);
+    head->x = f->projected;
+    head->x_stride = f->a.model->embed_dim;
+    head->row_ids = NULL;
 }
 
 void forward_logits(struct forward *f, const uint32_t *wanted, uint32_t n, float *out)
@@ -612,6 +728,8 @@ void forward_logits(struct forward *f, const uint32_t *wanted, uint32_t n, float
         .out_stride = f->vocab.count,
         .out_f32 = true,
         .row_ids = f->a.kernels->device_memory ? NULL : rows};
+    if (f->projected)
+        project_out(f, &args);
     f->a.kernels->linear(f->a.device, &args);
     if (m->logit_scale == 1 && m->logit_softcap == 0)
         return;

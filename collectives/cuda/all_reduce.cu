@@ -112,19 +112,8 @@ __global__ void __launch_bounds__(512, 1)
     pad_end(g, p);
 }
 
-// Which one is fastest; a function of what all ranks have in common. Limits of research on A100 and
-// H100 systems, to be replaced by measurements.
-enum coll_device_algorithm pick(unsigned size, size_t bytes)
-{
-    size_t packets = size <= 4 ? 32768 : 16384;
-    size_t one_shot = size <= 2 ? 8u << 20 : size <= 4 ? 512u << 10 : 192u << 10;
-    return bytes <= packets    ? COLL_DEVICE_PACKETS
-           : bytes <= one_shot ? COLL_DEVICE_ONE_SHOT
-                               : COLL_DEVICE_TWO_SHOT;
-}
-
 struct job {
-    const coll_device *d;
+    const coll_device_group *d;
     const coll_device_reduce_args *a;
     pad_group g;
     size_t bytes, offset;
@@ -137,14 +126,14 @@ size_t pieces(size_t bytes, size_t each)
 
 template <class OP, class T> cudaError_t start(const job &j, enum coll_device_algorithm algorithm)
 {
-    const coll_device *d = j.d;
+    const coll_device_group *d = j.d;
     const T *in = static_cast<const T *>(j.a->in);
     T *out = static_cast<T *>(j.a->out);
     size_t count = j.a->count;
     auto config = [&](size_t each) {
         return device_launch(d, device_blocks(d, pieces(j.bytes, each)), 0, j.a->stream);
     };
-    if (j.a->symmetric)
+    if (j.a->symmetric && algorithm == COLL_DEVICE_TWO_SHOT)
         return phx_launch(config((size_t)d->threads * 16 * j.g.size), symmetric_kernel<OP, T>, j.g,
             j.offset, count);
     if (algorithm == COLL_DEVICE_PACKETS)
@@ -177,10 +166,10 @@ start_fn *const scatters[2][3] = {
 } // namespace
 
 enum status device_multicast(
-    const coll_device *d, const coll_device_reduce_args *a, size_t offset, struct error *err);
+    const coll_device_group *d, const coll_device_reduce_args *a, size_t offset, struct error *err);
 
 enum status coll_device_all_reduce(
-    struct coll_device *d, const struct coll_device_reduce_args *a, struct error *err)
+    struct coll_device_group *d, const struct coll_device_reduce_args *a, struct error *err)
 {
     unsigned type = device_type(a->dtype);
     job j = {d, a, {}, 0, 0};
@@ -197,8 +186,7 @@ enum status coll_device_all_reduce(
     }
     if (a->algorithm == COLL_DEVICE_MULTICAST)
         return device_multicast(d, a, j.offset, err);
-    enum coll_device_algorithm algorithm =
-        a->algorithm == COLL_DEVICE_AUTO ? pick(d->group.size, j.bytes) : a->algorithm;
+    enum coll_device_algorithm algorithm = a->algorithm;
     TRY(coll_device_poll(d, err));
     if (d->group.size == 1 && a->in == a->out)
         return STATUS_OK;
@@ -209,7 +197,7 @@ enum status coll_device_all_reduce(
 }
 
 enum status coll_device_reduce_scatter(
-    struct coll_device *d, const struct coll_device_reduce_args *a, struct error *err)
+    struct coll_device_group *d, const struct coll_device_reduce_args *a, struct error *err)
 {
     unsigned type = device_type(a->dtype);
     job j = {d, a, {}, 0, 0};
@@ -219,5 +207,5 @@ enum status coll_device_reduce_scatter(
         return status_fail(err, STATUS_TOO_LARGE, "reduce_scatter of %zu elements", a->count);
     TRY(coll_device_poll(d, err));
     j.g = device_call(d, DEVICE_REDUCE_SCATTER, a->count, (uint64_t)type | (uint64_t)a->max << 8);
-    return device_started(scatters[a->max][type](j, COLL_DEVICE_AUTO), "reduce_scatter", err);
+    return device_started(scatters[a->max][type](j, a->algorithm), "reduce_scatter", err);
 }

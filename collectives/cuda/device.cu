@@ -32,11 +32,11 @@ static enum status check_args(const struct coll_device_args *a, struct error *er
 }
 
 enum status coll_device_open(
-    const struct coll_device_args *args, struct coll_device **out, struct error *err)
+    const struct coll_device_args *args, struct coll_device_group **out, struct error *err)
 {
     void *status = NULL, *mapped = NULL;
     TRY(check_args(args, err));
-    coll_device *d = (coll_device *)calloc(1, sizeof *d);
+    coll_device_group *d = (coll_device_group *)calloc(1, sizeof *d);
     if (d == NULL)
         return status_fail(err, STATUS_NO_MEMORY, "no memory for a group of devices");
     cudaError_t e =
@@ -68,7 +68,7 @@ enum status coll_device_open(
     return STATUS_OK;
 }
 
-void coll_device_close(struct coll_device *d)
+void coll_device_close(struct coll_device_group *d)
 {
     if (d == NULL)
         return;
@@ -98,7 +98,7 @@ static enum status record_fail(phx_u64 record, struct error *err)
     }
 }
 
-enum status coll_device_poll(const struct coll_device *d, struct error *err)
+enum status coll_device_poll(const struct coll_device_group *d, struct error *err)
 {
     phx_u64 record = __atomic_load_n(&d->group.status->record, __ATOMIC_ACQUIRE);
     if (record != 0)
@@ -108,7 +108,7 @@ enum status coll_device_poll(const struct coll_device *d, struct error *err)
     return STATUS_OK;
 }
 
-void coll_device_abort(struct coll_device *d)
+void coll_device_abort(struct coll_device_group *d)
 {
     __atomic_store_n(&d->group.status->abort, 1u, __ATOMIC_RELAXED);
 }
@@ -124,7 +124,7 @@ void coll_device_set_epoch(void *pad, uint32_t epoch)
 
 // FNV-1a over the words, folded.
 pad_group device_call(
-    const coll_device *d, device_operation op, uint64_t a, uint64_t b, uint64_t c, uint64_t e)
+    const coll_device_group *d, device_operation op, uint64_t a, uint64_t b, uint64_t c, uint64_t e)
 {
     const uint64_t words[] = {(uint64_t)op, a, b, c, e, d->group.size, d->group.blocks};
     uint64_t h = 0xcbf29ce484222325ull;
@@ -136,7 +136,7 @@ pad_group device_call(
     return g;
 }
 
-unsigned device_blocks(const coll_device *d, uint64_t pieces)
+unsigned device_blocks(const coll_device_group *d, uint64_t pieces)
 {
     if (pieces == 0)
         return 1;
@@ -144,7 +144,7 @@ unsigned device_blocks(const coll_device *d, uint64_t pieces)
 }
 
 phx_launch_config device_launch(
-    const coll_device *d, unsigned blocks, size_t dynamic_bytes, void *stream)
+    const coll_device_group *d, unsigned blocks, size_t dynamic_bytes, void *stream)
 {
     phx_launch_config l = {};
     l.grid = dim3(blocks);
@@ -163,7 +163,7 @@ enum status device_started(cudaError_t e, const char *what, struct error *err)
         err, STATUS_DEVICE_FAILED, "%s did not start: %s", what, cudaGetErrorString(e));
 }
 
-size_t device_heap_offset(const coll_device *d, const void *p, size_t bytes)
+size_t device_heap_offset(const coll_device_group *d, const void *p, size_t bytes)
 {
     const uint8_t *heap = d->group.heaps[d->group.rank], *at = (const uint8_t *)p;
     if (heap == NULL || at < heap || bytes > d->heap_bytes ||

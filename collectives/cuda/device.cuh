@@ -5,7 +5,7 @@
 
 #include "collectives/cuda/pieces.cuh"
 
-struct coll_device {
+struct coll_device_group {
     pad_group group;
     unsigned threads;
     size_t heap_bytes;
@@ -23,15 +23,15 @@ enum device_operation {
 };
 
 // The group as the kernels of one call see it: with a signature of what all ranks must agree about.
-pad_group device_call(const coll_device *d, device_operation op, uint64_t a, uint64_t b = 0,
+pad_group device_call(const coll_device_group *d, device_operation op, uint64_t a, uint64_t b = 0,
     uint64_t c = 0, uint64_t e = 0);
 // As many blocks as have a piece to do, at most the group's.
-unsigned device_blocks(const coll_device *d, uint64_t pieces);
+unsigned device_blocks(const coll_device_group *d, uint64_t pieces);
 phx_launch_config device_launch(
-    const coll_device *d, unsigned blocks, size_t dynamic_bytes, void *stream);
+    const coll_device_group *d, unsigned blocks, size_t dynamic_bytes, void *stream);
 enum status device_started(cudaError_t e, const char *what, struct error *err);
 // Offset of [p, p + bytes) in the heap, or SIZE_MAX.
-size_t device_heap_offset(const coll_device *d, const void *p, size_t bytes);
+size_t device_heap_offset(const coll_device_group *d, const void *p, size_t bytes);
 // 0 to 2 for f32, f16, bf16; 3 for others.
 unsigned device_type(enum dtype t);
 enum status device_wrong_type(const char *what, enum dtype t, struct error *err);

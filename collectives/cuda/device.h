@@ -29,7 +29,7 @@ extern "C" {
 
 enum { COLL_DEVICE_RANKS_MAX = 8, COLL_DEVICE_BLOCKS_MAX = 32, COLL_DEVICE_DIM_MAX = 40960 };
 
-struct coll_device; // opaque; one per member and group
+struct coll_device_group; // opaque; one per member and group
 
 struct coll_device_args {
     uint32_t rank, size;
@@ -43,19 +43,18 @@ struct coll_device_args {
 
 size_t coll_device_pad_bytes(uint32_t size, uint32_t blocks);
 enum status coll_device_open(
-    const struct coll_device_args *args, struct coll_device **out, struct error *err);
+    const struct coll_device_args *args, struct coll_device_group **out, struct error *err);
 // After the last kernel of the group has ended.
-void coll_device_close(struct coll_device *d);
+void coll_device_close(struct coll_device_group *d);
 // STATUS_OK, or why the group has ended. Looks at a word in host memory; any thread, any time.
-enum status coll_device_poll(const struct coll_device *d, struct error *err);
+enum status coll_device_poll(const struct coll_device_group *d, struct error *err);
 // Ends all waits of this rank's kernels, now and later, and so those of its peers.
-void coll_device_abort(struct coll_device *d);
+void coll_device_abort(struct coll_device_group *d);
 
 enum coll_device_algorithm {
-    COLL_DEVICE_AUTO,
-    COLL_DEVICE_PACKETS,   // data and flag in one word, pushed to all: the smallest sizes
-    COLL_DEVICE_ONE_SHOT,  // pushed to all, one meeting
-    COLL_DEVICE_TWO_SHOT,  // each rank sums a slice and pushes the sum to all
+    COLL_DEVICE_PACKETS = 1, // data and flag in one word, pushed to all: the smallest sizes
+    COLL_DEVICE_ONE_SHOT,    // pushed to all, one meeting
+    COLL_DEVICE_TWO_SHOT,  // each rank sums a slice and pushes the sum to all; in the heap in place
     COLL_DEVICE_MULTICAST, // summed by the switch, in its order: not the same bits
     COLL_DEVICE_ALGORITHM_COUNT
 };
@@ -72,32 +71,49 @@ struct coll_device_reduce_args {
     void *stream; // cudaStream_t
 };
 enum status coll_device_all_reduce(
-    struct coll_device *d, const struct coll_device_reduce_args *a, struct error *err);
+    struct coll_device_group *d, const struct coll_device_reduce_args *a, struct error *err);
 // out[this rank's part] of in[count], parts as coll_slice deals them. `algorithm` is ignored.
 enum status coll_device_reduce_scatter(
-    struct coll_device *d, const struct coll_device_reduce_args *a, struct error *err);
+    struct coll_device_group *d, const struct coll_device_reduce_args *a, struct error *err);
 
 // out[size * bytes] = every rank's `bytes`.
-enum status coll_device_all_gather(struct coll_device *d, const void *in, void *out, size_t bytes,
-    void *stream, struct error *err);
-enum status coll_device_broadcast(struct coll_device *d, void *buffer, size_t bytes, uint32_t root,
-    void *stream, struct error *err);
-enum status coll_device_barrier(struct coll_device *d, void *stream, struct error *err);
+enum status coll_device_all_gather(struct coll_device_group *d, const void *in, void *out,
+    size_t bytes, void *stream, struct error *err);
+enum status coll_device_broadcast(struct coll_device_group *d, void *buffer, size_t bytes,
+    uint32_t root, void *stream, struct error *err);
+enum status coll_device_barrier(struct coll_device_group *d, void *stream, struct error *err);
 
-// residual += scale * sum over ranks of x, the sum rounded to x's type; out = RMSNorm(residual) *
-// (offset + weight), in the order of kernels/cpu/canon.h: the bits of all-reduce and norm in turn.
+// residual = fma(sum over ranks of x + bias, scale, residual); out = RMSNorm(residual) * (offset +
+// weight), in the order of kernels/cpu/canon.h; sum, residual and out are rounded to dtype: the
+// bits of all-reduce and norm in turn, and of coll_all_reduce_norm on the host.
 struct coll_device_norm_args {
-    const void *x;                             // [rows, dim] of dtype
-    float *residual;                           // [rows, dim], in and out; equal on all ranks
-    const void *weight;                        // [dim]; NULL: ones
-    enum dtype dtype, weight_dtype, out_dtype; // f32, f16 or bf16
-    void *out;                                 // [rows, dim]
+    const void *x;                  // [rows, dim]
+    void *residual;                 // [rows, dim], in and out; equal on all ranks
+    const float *bias;              // [dim] or NULL
+    const void *weight;             // [dim] of weight_dtype; NULL: ones
+    enum dtype dtype, weight_dtype; // f32, f16 or bf16
+    void *out;                      // [rows, dim]
     uint32_t rows, dim;
     float scale, offset, eps;
     void *stream;
 };
 enum status coll_device_norm(
-    struct coll_device *d, const struct coll_device_norm_args *a, struct error *err);
+    struct coll_device_group *d, const struct coll_device_norm_args *a, struct error *err);
+// The same without a sum, for any number of rows: x holds it.
+enum status coll_device_norm_alone(const struct coll_device_norm_args *a, struct error *err);
+
+// Sums (or maxima) of memory that this device reaches: every dst[k][i] of all src[k][i] in order.
+enum { COLL_DEVICE_SOURCES_MAX = 64 };
+struct coll_device_sum_args {
+    void *const *dst;
+    const void *const *src;
+    uint32_t n_dst, n_src; // up to COLL_DEVICE_SOURCES_MAX each
+    size_t count;
+    enum dtype dtype;
+    bool max;
+    void *stream;
+};
+enum status coll_device_sum(const struct coll_device_sum_args *a, struct error *err);
 
 // Partial all-to-all, as coll_exchange of collectives/collectives.h: blocks are pushed into the
 // slots of the receivers' heaps; pairs outside of `peers` cost nothing.
@@ -105,16 +121,16 @@ struct coll_device_exchange_args {
     uint64_t peers;
     const void *send[COLL_DEVICE_RANKS_MAX];  // device memory
     size_t send_bytes[COLL_DEVICE_RANKS_MAX]; // unless device_counts
-    const uint64_t *device_counts;            // [size] in device memory, or NULL
+    const uint32_t *device_counts;            // [size] in device memory, or NULL
     bool fixed;                               // receive_bytes must come
     size_t receive_bytes[COLL_DEVICE_RANKS_MAX];
-    uint64_t *received; // [size] in device memory: what came; or NULL
+    uint32_t *received; // [size] in device memory: what came, of peers only; or NULL
     void *receive;      // in the heap, size * slot_bytes
     size_t slot_bytes;
     void *stream;
 };
 enum status coll_device_exchange(
-    struct coll_device *d, const struct coll_device_exchange_args *a, struct error *err);
+    struct coll_device_group *d, const struct coll_device_exchange_args *a, struct error *err);
 
 // For tests: the words of an idle pad after which `epoch` comes next.
 void coll_device_set_epoch(void *pad, uint32_t epoch);

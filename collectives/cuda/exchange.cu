@@ -9,8 +9,8 @@ namespace
 struct exchange_call {
     const uint8_t *send[PAD_RANKS];
     phx_u64 send_bytes[PAD_RANKS], expected[PAD_RANKS];
-    const uint64_t *device_counts;
-    uint64_t *received;
+    const uint32_t *device_counts;
+    uint32_t *received;
     phx_u64 slot_bytes, offset;
     unsigned peers;
     bool fixed;
@@ -60,7 +60,7 @@ __device__ inline bool conclude(const pad_group &g, const pad_place &p, const ex
     if (n > c.slot_bytes || (c.fixed && n != c.expected[peer]))
         return pad_raise(g, p, PAD_MISMATCH, peer, PAD_END);
     if (block == 0 && c.received != nullptr)
-        c.received[peer] = n;
+        c.received[peer] = (uint32_t)n;
     return true;
 }
 
@@ -83,8 +83,8 @@ __global__ void __launch_bounds__(512, 1)
     pad_end(g, p);
 }
 
-enum status check_args(
-    const coll_device *d, const coll_device_exchange_args *a, size_t *offset, struct error *err)
+enum status check_args(const coll_device_group *d, const coll_device_exchange_args *a,
+    size_t *offset, struct error *err)
 {
     unsigned size = d->group.size;
     size_t all;
@@ -97,6 +97,9 @@ enum status check_args(
         return status_fail(err, STATUS_INVALID,
             "exchange: %u slots of %zu bytes to receive into do not lie in the heap", size,
             a->slot_bytes);
+    if (a->slot_bytes > UINT32_MAX)
+        return status_fail(err, STATUS_TOO_LARGE,
+            "exchange: slots of %zu bytes, at most 4 GiB on devices", a->slot_bytes);
     for (unsigned r = 0; r < size; r++)
         if ((a->peers >> r & 1) != 0 && a->device_counts == NULL &&
             a->send_bytes[r] > a->slot_bytes)
@@ -109,7 +112,7 @@ enum status check_args(
 } // namespace
 
 enum status coll_device_exchange(
-    struct coll_device *d, const struct coll_device_exchange_args *a, struct error *err)
+    struct coll_device_group *d, const struct coll_device_exchange_args *a, struct error *err)
 {
     exchange_call c = {};
     size_t offset = 0;

@@ -62,8 +62,8 @@ size_t pieces(size_t bytes)
 
 } // namespace
 
-enum status coll_device_all_gather(
-    struct coll_device *d, const void *in, void *out, size_t bytes, void *stream, struct error *err)
+enum status coll_device_all_gather(struct coll_device_group *d, const void *in, void *out,
+    size_t bytes, void *stream, struct error *err)
 {
     TRY(coll_device_poll(d, err));
     phx_launch_config l = device_launch(d, device_blocks(d, pieces(bytes)), 0, stream);
@@ -72,8 +72,8 @@ enum status coll_device_all_gather(
         "all_gather", err);
 }
 
-enum status coll_device_broadcast(struct coll_device *d, void *buffer, size_t bytes, uint32_t root,
-    void *stream, struct error *err)
+enum status coll_device_broadcast(struct coll_device_group *d, void *buffer, size_t bytes,
+    uint32_t root, void *stream, struct error *err)
 {
     if (root >= d->group.size)
         return status_fail(
@@ -86,7 +86,7 @@ enum status coll_device_broadcast(struct coll_device *d, void *buffer, size_t by
         "broadcast", err);
 }
 
-enum status coll_device_barrier(struct coll_device *d, void *stream, struct error *err)
+enum status coll_device_barrier(struct coll_device_group *d, void *stream, struct error *err)
 {
     TRY(coll_device_poll(d, err));
     phx_launch_config l = device_launch(d, 1, 0, stream);

@@ -62,10 +62,10 @@ __global__ void __launch_bounds__(512, 1) multicast_kernel(
 #endif
 
 enum status device_multicast(
-    const coll_device *d, const coll_device_reduce_args *a, size_t offset, struct error *err);
+    const coll_device_group *d, const coll_device_reduce_args *a, size_t offset, struct error *err);
 
 enum status device_multicast(
-    const coll_device *d, const coll_device_reduce_args *a, size_t offset, struct error *err)
+    const coll_device_group *d, const coll_device_reduce_args *a, size_t offset, struct error *err)
 {
     size_t bytes = a->count * dtype_bytes(a->dtype);
     if (d->multicast_heap == NULL || !a->symmetric || a->max || offset % 16 != 0 || bytes % 16 != 0)

@@ -1,23 +1,26 @@
 // SPDX-License-Identifier: Apache-2.0
 // All-reduce, residual and RMSNorm in one kernel; a block does whole rows, each in pieces of
 // packets. The sum of squares runs in the sixteen lanes of kernels/cpu/canon.h, so a half warp does
-// it.
+// it. The same kernel without a group norms rows that have been summed.
 #include "collectives/cuda/device.cuh"
 
 namespace
 {
 
+constexpr unsigned norm_threads = 512;
+
 struct norm_call {
-    float *residual;
+    const float *bias;
     const void *weight;
-    void *out;
-    unsigned rows, dim, weight_type, out_type; // device_type
+    unsigned rows, dim, weight_type; // device_type
     float scale, offset, eps;
 };
 
 // Adds the sums, rounded to the type that the all-reduce would have stored, to the residual.
 template <class T> struct residual_sink {
-    float *residual, *kept;
+    T *residual;
+    float *kept;
+    const float *bias; // or nullptr
     float scale;
 
     template <unsigned N>
@@ -27,8 +30,11 @@ template <class T> struct residual_sink {
         for (unsigned i = 0; i < N; i++)
             if (i < valid) {
                 float x = phx_float(phx_round<T>(sum[i]));
-                float r = fmaf(x, scale, residual[at + i]);
-                residual[at + i] = kept[at + i] = r;
+                if (bias != nullptr)
+                    x = x + bias[at + i];
+                T r = phx_round<T>(fmaf(x, scale, phx_float(residual[at + i])));
+                residual[at + i] = r;
+                kept[at + i] = phx_float(r);
             }
     }
 };
@@ -39,16 +45,6 @@ __device__ __forceinline__ float load_any(const void *p, unsigned type, unsigned
         return static_cast<const float *>(p)[i];
     return type == 1 ? phx_float(static_cast<const phx_f16 *>(p)[i])
                      : phx_float(static_cast<const phx_bf16 *>(p)[i]);
-}
-
-__device__ __forceinline__ void store_any(void *p, unsigned type, size_t i, float f)
-{
-    if (type == 0)
-        static_cast<float *>(p)[i] = f;
-    else if (type == 1)
-        static_cast<phx_f16 *>(p)[i] = phx_round<phx_f16>(f);
-    else
-        static_cast<phx_bf16 *>(p)[i] = phx_round<phx_bf16>(f);
 }
 
 // By threads 0 to 15, who all get a result; that of thread 0 counts.
@@ -63,9 +59,27 @@ __device__ __forceinline__ float canon_squares(const float *r, unsigned dim)
     return a;
 }
 
+// The block norms the row that lies in `kept`; `scale` is memory of the block.
 template <class T>
-__global__ void __launch_bounds__(512, 1)
-    norm_kernel(const __grid_constant__ pad_group g, const T *x, const norm_call c)
+__device__ __forceinline__ void norm_row(
+    const norm_call &c, const float *kept, float &scale, T *out)
+{
+    if (threadIdx.x < 16) {
+        float squares = canon_squares(kept, c.dim);
+        if (threadIdx.x == 0)
+            scale = 1.0f / sqrtf(squares / (float)c.dim + c.eps);
+    }
+    __syncthreads();
+    for (unsigned i = threadIdx.x; i < c.dim; i += blockDim.x) {
+        float w = c.weight == nullptr ? 1.0f : c.offset + load_any(c.weight, c.weight_type, i);
+        out[i] = phx_round<T>(kept[i] * scale * w);
+    }
+    __syncthreads();
+}
+
+template <class T>
+__global__ void __launch_bounds__(norm_threads, 1) norm_kernel(
+    const __grid_constant__ pad_group g, const T *x, T *residual, T *out, const norm_call c)
 {
     constexpr unsigned each = PAD_PACKETS * 8 / sizeof(T);
     PHX_SHARED_DYNAMIC(float, kept);
@@ -76,59 +90,116 @@ __global__ void __launch_bounds__(512, 1)
         size_t first = (size_t)row * c.dim;
         for (unsigned at = 0; fine && at < c.dim; at += each) {
             unsigned n = c.dim - at < each ? c.dim - at : each;
+            const float *bias = c.bias == nullptr ? nullptr : c.bias + at;
             fine = packets_piece<op_sum>(g, p, x + first + at, n,
-                residual_sink<T>{c.residual + first + at, kept + at, c.scale});
+                residual_sink<T>{residual + first + at, kept + at, bias, c.scale});
         }
-        if (!fine)
-            break;
-        if (threadIdx.x < 16) {
-            float squares = canon_squares(kept, c.dim);
-            if (threadIdx.x == 0)
-                scale = 1.0f / sqrtf(squares / (float)c.dim + c.eps);
-        }
-        __syncthreads();
-        for (unsigned i = threadIdx.x; i < c.dim; i += blockDim.x) {
-            float w = c.weight == nullptr ? 1.0f : c.offset + load_any(c.weight, c.weight_type, i);
-            store_any(c.out, c.out_type, first + i, kept[i] * scale * w);
-        }
-        __syncthreads();
+        if (fine)
+            norm_row(c, kept, scale, out + first);
     }
     pad_end(g, p);
 }
 
 template <class T>
-cudaError_t start(
-    const coll_device *d, const pad_group &g, const coll_device_norm_args *a, const norm_call &c)
+__global__ void __launch_bounds__(norm_threads, 1)
+    alone_kernel(const T *x, T *residual, T *out, const norm_call c)
 {
-    size_t bytes = (size_t)c.dim * sizeof(float);
-    if (bytes > 48 * 1024) {
-        cudaError_t e = cudaFuncSetAttribute(
-            norm_kernel<T>, cudaFuncAttributeMaxDynamicSharedMemorySize, (int)bytes);
-        if (e != cudaSuccess)
-            return e;
+    PHX_SHARED_DYNAMIC(float, kept);
+    PHX_SHARED(float, scale);
+    for (unsigned row = blockIdx.x; row < c.rows; row += gridDim.x) {
+        size_t first = (size_t)row * c.dim;
+        residual_sink<T> sink = {residual + first, kept, c.bias, c.scale};
+        for (unsigned i = threadIdx.x; i < c.dim; i += blockDim.x) {
+            float sum = phx_float(x[first + i]);
+            sink.template take<1>(i, &sum, 1);
+        }
+        __syncthreads();
+        norm_row(c, kept, scale, out + first);
     }
+}
+
+template <class T> struct buffers {
+    const T *x;
+    T *residual, *out;
+};
+
+template <class T> buffers<T> buffers_of(const coll_device_norm_args *a)
+{
+    return {static_cast<const T *>(a->x), static_cast<T *>(a->residual), static_cast<T *>(a->out)};
+}
+
+template <class K> cudaError_t allow_bytes(K kernel, size_t bytes)
+{
+    return bytes <= 48 * 1024 ? cudaSuccess
+                              : cudaFuncSetAttribute(kernel,
+                                    cudaFuncAttributeMaxDynamicSharedMemorySize, (int)bytes);
+}
+
+template <class T>
+cudaError_t start(const coll_device_group *d, const pad_group &g, const coll_device_norm_args *a,
+    const norm_call &c)
+{
+    const buffers<T> b = buffers_of<T>(a);
+    size_t bytes = (size_t)c.dim * sizeof(float);
+    cudaError_t e = allow_bytes(norm_kernel<T>, bytes);
+    if (e != cudaSuccess)
+        return e;
     return phx_launch(device_launch(d, device_blocks(d, c.rows), bytes, a->stream), norm_kernel<T>,
-        g, static_cast<const T *>(a->x), c);
+        g, b.x, b.residual, b.out, c);
+}
+
+template <class T> cudaError_t start_alone(const coll_device_norm_args *a, const norm_call &c)
+{
+    const buffers<T> b = buffers_of<T>(a);
+    phx_launch_config l = {};
+    l.dynamic_bytes = (size_t)c.dim * sizeof(float);
+    l.grid = dim3(c.rows < 65535 ? c.rows : 65535);
+    l.block = dim3(c.dim >= 4096 ? norm_threads : c.dim >= 1024 ? 128 : 32);
+    l.stream = (cudaStream_t)a->stream;
+    cudaError_t e = allow_bytes(alone_kernel<T>, l.dynamic_bytes);
+    return e != cudaSuccess ? e : phx_launch(l, alone_kernel<T>, b.x, b.residual, b.out, c);
+}
+
+enum status check_args(const coll_device_norm_args *a, norm_call *c, struct error *err)
+{
+    *c = {a->bias, a->weight, a->rows, a->dim, device_type(a->weight_dtype), a->scale, a->offset,
+        a->eps};
+    if (device_type(a->dtype) > 2)
+        return device_wrong_type("all_reduce with norm", a->dtype, err);
+    if (a->weight != NULL && c->weight_type > 2)
+        return device_wrong_type("all_reduce with norm", a->weight_dtype, err);
+    if (a->dim == 0 || a->dim > COLL_DEVICE_DIM_MAX)
+        return status_fail(err, STATUS_UNSUPPORTED,
+            "all_reduce with norm of rows of %u elements: at most %d fit into a block",
+            (unsigned)a->dim, (int)COLL_DEVICE_DIM_MAX);
+    return STATUS_OK;
 }
 
 } // namespace
 
 enum status coll_device_norm(
-    struct coll_device *d, const struct coll_device_norm_args *a, struct error *err)
+    struct coll_device_group *d, const struct coll_device_norm_args *a, struct error *err)
 {
     unsigned type = device_type(a->dtype);
-    norm_call c = {a->residual, a->weight, a->out, a->rows, a->dim, device_type(a->weight_dtype),
-        device_type(a->out_dtype), a->scale, a->offset, a->eps};
-    if (type > 2 || c.out_type > 2 || (a->weight != NULL && c.weight_type > 2))
-        return device_wrong_type("all_reduce with norm", type > 2 ? a->dtype : a->out_dtype, err);
-    if (a->dim == 0 || a->dim > COLL_DEVICE_DIM_MAX)
-        return status_fail(err, STATUS_UNSUPPORTED,
-            "all_reduce with norm of rows of %u elements: at most %d fit into a block",
-            (unsigned)a->dim, (int)COLL_DEVICE_DIM_MAX);
+    norm_call c;
+    TRY(check_args(a, &c, err));
     TRY(coll_device_poll(d, err));
     pad_group g = device_call(d, DEVICE_NORM, a->rows, a->dim, type);
     cudaError_t e = type == 0   ? start<float>(d, g, a, c)
                     : type == 1 ? start<phx_f16>(d, g, a, c)
                                 : start<phx_bf16>(d, g, a, c);
     return device_started(e, "all_reduce with norm", err);
+}
+
+enum status coll_device_norm_alone(const struct coll_device_norm_args *a, struct error *err)
+{
+    unsigned type = device_type(a->dtype);
+    norm_call c;
+    TRY(check_args(a, &c, err));
+    if (a->rows == 0)
+        return STATUS_OK;
+    cudaError_t e = type == 0   ? start_alone<float>(a, c)
+                    : type == 1 ? start_alone<phx_f16>(a, c)
+                                : start_alone<phx_bf16>(a, c);
+    return device_started(e, "norm", err);
 }

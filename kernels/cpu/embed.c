@@ -8,28 +8,35 @@ struct embed_job {
     uint32_t rows_per_task;
 };
 
-// out = table[id] * scale, then + positions[p]: two roundings. One loop per type, so that each can
-// be vectorised; the bits do not depend on it.
+// One loop per type, so that each can be vectorised; the bits do not depend on it.
+static void take_row(const struct weight *table, uint32_t id, float scale, uint32_t dim, float *out)
+{
+    if (id >= table->n) {
+        memset(out, 0, sizeof *out * dim);
+        return;
+    }
+    const void *row = weight_row(table, id);
+    if (table->dtype == DTYPE_F32)
+        for (uint32_t i = 0; i < dim; i++)
+            out[i] = weight_load(row, DTYPE_F32, i) * scale;
+    else if (table->dtype == DTYPE_BF16)
+        for (uint32_t i = 0; i < dim; i++)
+            out[i] = weight_load(row, DTYPE_BF16, i) * scale;
+    else
+        for (uint32_t i = 0; i < dim; i++)
+            out[i] = weight_load(row, DTYPE_F16, i) * scale;
+}
+
+// out = table[id] * scale, then + positions[p]: two roundings.
 static void embed_row(const struct embed_job *j, uint32_t r)
 {
     const struct embed_args *a = j->a;
     float *out = (float *)a->out + (uint64_t)r * j->dim;
     uint32_t id = a->batch->token_ids[r] - a->vocab_begin; // wraps where the id is below
-    if (id >= a->table->n) {
-        memset(out, 0, sizeof *out * j->dim);
-        return;
-    }
-    const void *row = weight_row(a->table, id);
-    if (a->table->dtype == DTYPE_F32)
-        for (uint32_t i = 0; i < j->dim; i++)
-            out[i] = weight_load(row, DTYPE_F32, i) * a->scale;
-    else if (a->table->dtype == DTYPE_BF16)
-        for (uint32_t i = 0; i < j->dim; i++)
-            out[i] = weight_load(row, DTYPE_BF16, i) * a->scale;
-    else
-        for (uint32_t i = 0; i < j->dim; i++)
-            out[i] = weight_load(row, DTYPE_F16, i) * a->scale;
-    if (a->positions == NULL)
+    if (a->table != NULL)
+        take_row(a->table, id, a->scale, j->dim, out);
+    // Positions are added by the rank whose table has the token; without a table, by every rank.
+    if (a->positions == NULL || (a->table != NULL && id >= a->table->n))
         return;
     uint32_t position = a->batch->positions[r] + a->position_offset;
     check(position < a->positions->n);
@@ -49,7 +56,8 @@ static void embed_task(void *arg, uint32_t task, uint32_t thread)
 
 void cpu_embed(struct device *d, const struct embed_args *a)
 {
-    check(a->positions == NULL || a->positions->k == a->table->k);
-    struct embed_job j = {.a = a, .dim = a->table->k, .rows_per_task = 8};
+    const struct weight *w = a->table != NULL ? a->table : a->positions;
+    check(w != NULL && (a->positions == NULL || a->positions->k == w->k));
+    struct embed_job j = {.a = a, .dim = w->k, .rows_per_task = 8};
     team_run(d->team, embed_task, &j, (a->batch->n_rows + 7) / 8);
 }

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-#include "kernels/emu/runtime.hpp"
+#include "kernels/emu/driver.hpp"
 
 #include "kernels/emu/machine.hpp"
 #include "kernels/emu/sanitize.hpp"
@@ -204,8 +204,6 @@ cudaError_t start(const void *kernel, dim3 grid, dim3 block, std::size_t dynamic
 
 } // namespace emu
 
-// Filled with ones: nothing may count on zeros. Exactly as long as asked for, so that the address
-// sanitizer sees the first byte beyond.
 cudaError_t cudaGetDeviceCount(int *n)
 {
     *n = 1;
@@ -246,10 +244,16 @@ cudaError_t cudaDeviceGetAttribute(int *value, cudaDeviceAttr a, int index)
     return cudaSuccess;
 }
 
+// Filled with ones: nothing may count on zeros. Exactly as long as asked for, so that the address
+// sanitizer sees the first byte beyond; whole blocks can be shared with other processes.
 cudaError_t cudaMalloc(void **p, std::size_t bytes)
 {
     void *got = nullptr;
-    if (posix_memalign(&got, 256, bytes) != 0)
+    if (bytes != 0 && bytes % emu::share_block == 0)
+        got = emu::share_malloc(bytes);
+    else if (posix_memalign(&got, 256, bytes) != 0)
+        got = nullptr;
+    if (got == nullptr)
         return give(cudaErrorMemoryAllocation);
     std::memset(got, 0xff, bytes);
     *p = got;
@@ -259,7 +263,8 @@ cudaError_t cudaMalloc(void **p, std::size_t bytes)
 cudaError_t cudaFree(void *p)
 {
     cudaError_t e = cudaDeviceSynchronize();
-    std::free(p);
+    if (!emu::share_free(p))
+        std::free(p);
     return e;
 }
 

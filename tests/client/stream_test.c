@@ -426,16 +426,74 @@ static void test_credit(void **state)
     play_close(&p);
 }
 
+// A client that gives up after so long without an answer, before and after acceptance.
+static void play_patient(struct play *p, uint32_t connect_ms, uint32_t patience_ms)
+{
+    struct error err;
+    play_open(p);
+    phalanx_client_close(p->c);
+    struct phalanx_client_options options = {
+        .endpoint = p->endpoint, .connect_timeout_ms = connect_ms, .patience_ms = patience_ms};
+    assert_int_equal(phalanx_client_open(&options, &p->c, &err), STATUS_OK);
+}
+
+// A server that accepts and then has to start again is waited for; one that never answered is not.
+static void test_silent_server(void **state)
+{
+    (void)state;
+    struct play p;
+    struct error err;
+    play_patient(&p, 200, 0);
+    begin(&p, 1, 0);
+    assert_int_equal(phalanx_client_next(p.c, -1, &p.e, &err), STATUS_TIMEOUT);
+    send_accepted(&p);
+    expect(&p, PHALANX_EVENT_ACCEPTED);
+    assert_true(p.e.text);
+    for (int i = 0; i < 10; i++) { // 600 ms
+        assert_int_equal(phalanx_client_next(p.c, QUIET_MS, &p.e, &err), STATUS_AGAIN);
+    }
+    while (!server_receive(&p)->resume)
+        ;
+    send_refused(&p, "not_found", true); // it has started again, and takes its time to accept
+    assert_non_null(server_receive(&p)->submit);
+    for (int i = 0; i < 10; i++)
+        assert_int_equal(phalanx_client_next(p.c, QUIET_MS, &p.e, &err), STATUS_AGAIN);
+    send_accepted(&p);
+    send_tokens(&p, 0, 0, 2, 100);
+    expect_tokens(&p, 0, 0, 2, 100);
+    play_close(&p);
+}
+
+// Asked to come back later than the client would wait for an answer: it comes back then.
+static void test_busy_for_long(void **state)
+{
+    (void)state;
+    struct play p;
+    struct error err;
+    play_patient(&p, 200, 0);
+    begin(&p, 1, 0);
+    Phalanx__Busy busy = PHALANX__BUSY__INIT;
+    Phalanx__ServerMessage m = PHALANX__SERVER_MESSAGE__INIT;
+    busy.has_request_id = busy.has_retry_after_ms = 1;
+    busy.request_id = id_of(&p);
+    busy.retry_after_ms = 700;
+    m.busy = &busy;
+    server_send(&p, &m);
+    for (int i = 0; i < 8; i++)
+        assert_int_equal(phalanx_client_next(p.c, QUIET_MS, &p.e, &err), STATUS_AGAIN);
+    assert_non_null(server_receive(&p)->submit);
+    send_accepted(&p);
+    expect(&p, PHALANX_EVENT_ACCEPTED);
+    play_close(&p);
+}
+
 // A server that is there but has nothing to say is not taken for dead.
 static void test_patience(void **state)
 {
     (void)state;
     struct play p;
     struct error err;
-    play_open(&p);
-    phalanx_client_close(p.c);
-    struct phalanx_client_options options = {.endpoint = p.endpoint, .connect_timeout_ms = 1500};
-    assert_int_equal(phalanx_client_open(&options, &p.c, &err), STATUS_OK);
+    play_patient(&p, 1500, 1);
     begin(&p, 1, 0);
     send_accepted(&p);
     expect(&p, PHALANX_EVENT_ACCEPTED);
@@ -462,6 +520,8 @@ int main(void)
         cmocka_unit_test(test_refused),
         cmocka_unit_test(test_busy),
         cmocka_unit_test(test_credit),
+        cmocka_unit_test(test_silent_server),
+        cmocka_unit_test(test_busy_for_long),
         cmocka_unit_test(test_patience),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

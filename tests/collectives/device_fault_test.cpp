@@ -115,7 +115,7 @@ void a_rank_that_calls_something_else(void **)
 void a_block_that_is_too_large(void **)
 {
     device_ranks g(2, 2, 32, 20000);
-    uint64_t sizes[2] = {16, 65};
+    uint32_t sizes[2] = {16, 65};
     enum status s = g.all([&](device_rank &m) {
         coll_device_exchange_args a = {};
         a.peers = 3;

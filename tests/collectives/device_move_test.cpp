@@ -122,10 +122,10 @@ void exchange_once(device_ranks &g, counts how, unsigned kind, uint64_t seed, bo
     const size_t slot = seed % 2 != 0 ? 4096 : 1000;
     const uint32_t n = g.size;
     std::vector<std::vector<uint8_t>> out(n * n);
-    std::vector<std::vector<uint64_t>> sizes(n, std::vector<uint64_t>(n)), came = sizes;
+    std::vector<std::vector<uint32_t>> sizes(n, std::vector<uint32_t>(n)), came = sizes;
     for (uint32_t r = 0; r < n; r++)
         for (uint32_t q = 0; q < n; q++) {
-            sizes[r][q] = block_bytes(r, q, seed, slot);
+            sizes[r][q] = static_cast<uint32_t>(block_bytes(r, q, seed, slot));
             out[r * n + q].assign(sizes[r][q] + 1, static_cast<uint8_t>(r * 16 + q));
         }
     std::vector<std::vector<uint8_t>> seen(n, std::vector<uint8_t>(n * slot));
@@ -221,20 +221,13 @@ void ranks_are_threads(void **)
         exchange_once(g, counts::device, static_cast<unsigned>(i), i, true);
 }
 
-// The definition of kernels/cpu/norm.h, spelled again.
-void norm_row(const float *x, float *residual, const float *w, float *out, uint32_t dim, float eps)
+void narrow(void *p, enum dtype t, size_t i, float f)
 {
-    float lane[16] = {};
-    for (uint32_t i = 0; i < dim; i++)
-        residual[i] = fmaf(x[i], 1.0f, residual[i]);
-    for (uint32_t i = 0; i < dim; i++)
-        lane[i % 16] = fmaf(residual[i], residual[i], lane[i % 16]);
-    for (int half = 8; half > 0; half /= 2)
-        for (int i = 0; i < half; i++)
-            lane[i] = lane[i] + lane[i + half];
-    float s = 1.0f / sqrtf(lane[0] / static_cast<float>(dim) + eps);
-    for (uint32_t i = 0; i < dim; i++)
-        out[i] = residual[i] * s * w[i];
+    uint16_t *h = static_cast<uint16_t *>(p);
+    if (t == DTYPE_F32)
+        static_cast<float *>(p)[i] = f;
+    else
+        h[i] = t == DTYPE_F16 ? dtype_f16_from_f32(f) : dtype_bf16_from_f32(f);
 }
 
 float widen(const void *p, enum dtype t, size_t i)
@@ -245,50 +238,115 @@ float widen(const void *p, enum dtype t, size_t i)
                             : dtype_f32_from_bf16(h[i]);
 }
 
+// The definition in device.h, one element at a time; x holds the sum.
+void norm_row(const coll_device_norm_args &a, const void *x, void *residual, void *out, size_t at)
+{
+    float lane[16] = {};
+    for (uint32_t i = 0; i < a.dim; i++) {
+        float v = widen(x, a.dtype, at + i);
+        v = a.bias != nullptr ? v + a.bias[i] : v;
+        narrow(residual, a.dtype, at + i, fmaf(v, a.scale, widen(residual, a.dtype, at + i)));
+        float r = widen(residual, a.dtype, at + i);
+        lane[i % 16] = fmaf(r, r, lane[i % 16]);
+    }
+    for (int half = 8; half > 0; half /= 2)
+        for (int i = 0; i < half; i++)
+            lane[i] = lane[i] + lane[i + half];
+    float s = 1.0f / sqrtf(lane[0] / static_cast<float>(a.dim) + a.eps);
+    for (uint32_t i = 0; i < a.dim; i++) {
+        float w = a.weight != nullptr ? a.offset + widen(a.weight, a.weight_dtype, i) : 1.0f;
+        narrow(out, a.dtype, at + i, widen(residual, a.dtype, at + i) * s * w);
+    }
+}
+
+// With ranks: the sum, the residual and the norm in one. `alone`: of what has been summed.
+void norm_once(device_ranks &g, uint32_t dim, uint64_t seed, bool alone)
+{
+    const uint32_t rows = 3;
+    const size_t count = rows * dim;
+    const enum dtype t = types[seed % 3];
+    std::vector<std::vector<uint8_t>> x(g.size, std::vector<uint8_t>(count * 4));
+    std::vector<uint8_t> start(count * 4), want(count * 4), sum(count * 4), w(dim * 4);
+    std::vector<float> bias(dim);
+    coll_device_norm_args a = {};
+    a.dtype = t;
+    a.weight_dtype = types[seed / 3 % 3];
+    device_fill(start.data(), count, t, seed + 1, 77);
+    device_fill(w.data(), dim, a.weight_dtype, seed + 2, 78);
+    device_fill(bias.data(), dim, DTYPE_F32, seed + 3, 79);
+    device_expect(sum.data(), count, t, false, seed, g.size);
+    a.bias = seed % 4 == 1 ? bias.data() : nullptr;
+    a.weight = seed % 5 == 2 ? nullptr : w.data();
+    a.rows = rows;
+    a.dim = dim;
+    a.scale = seed % 2 != 0 ? 1.0f : 0.3f;
+    a.offset = seed % 3 == 1 ? 1.0f : 0.0f;
+    a.eps = 1e-5f;
+    std::vector<std::vector<uint8_t>> residual(g.size, start), out = x;
+    for (uint32_t r = 0; r < rows; r++)
+        norm_row(a, sum.data(), start.data(), want.data(), r * dim);
+    for (uint32_t r = 0; r < g.size; r++)
+        device_fill(x[r].data(), count, t, seed, r);
+    emu_seed(seed);
+    assert_int_equal(g.all([&](device_rank &m) {
+        coll_device_norm_args b = a;
+        b.x = alone ? sum.data() : x[m.rank].data();
+        b.residual = residual[m.rank].data();
+        b.out = out[m.rank].data();
+        b.stream = m.stream;
+        return alone ? coll_device_norm_alone(&b, &m.err) : coll_device_norm(m.group, &b, &m.err);
+    }),
+        STATUS_OK);
+    for (uint32_t r = 0; r < g.size; r++) {
+        assert_memory_equal(residual[r].data(), start.data(), count * dtype_bytes(t));
+        assert_memory_equal(out[r].data(), want.data(), count * dtype_bytes(t));
+    }
+}
+
 void norm_has_the_bits_of_its_parts(void **)
 {
     uint64_t seed = 100;
     for (uint32_t n : {1u, 2u, 4u, 8u})
-        for (uint32_t dim : {1u, 5u, 64u, 2053u}) {
+        for (uint32_t dim : {1u, 5u, 64u, 300u, 2053u}) {
             device_ranks g(n, 2);
-            const uint32_t rows = 3;
-            const size_t count = rows * dim;
-            enum dtype t = types[++seed % 3];
-            std::vector<std::vector<uint8_t>> x(n, std::vector<uint8_t>(count * 4));
-            std::vector<float> start(count), w(dim), sum(count), want(count);
-            device_fill(start.data(), count, DTYPE_F32, seed + 1, 77);
-            device_fill(w.data(), dim, DTYPE_F32, seed + 2, 78);
-            std::vector<std::vector<float>> residual(n, start), out(n, std::vector<float>(count));
-            std::vector<uint8_t> reduced(count * 4);
-            device_expect(reduced.data(), count, t, false, seed, n);
-            for (size_t i = 0; i < count; i++)
-                sum[i] = widen(reduced.data(), t, i);
-            for (uint32_t r = 0; r < rows; r++)
-                norm_row(&sum[r * dim], &start[r * dim], w.data(), &want[r * dim], dim, 1e-5f);
-            for (uint32_t r = 0; r < n; r++)
-                device_fill(x[r].data(), count, t, seed, r);
-            emu_seed(seed);
-            assert_int_equal(g.all([&](device_rank &m) {
-                coll_device_norm_args a = {};
-                a.x = x[m.rank].data();
-                a.residual = residual[m.rank].data();
-                a.weight = w.data();
-                a.dtype = t;
-                a.weight_dtype = a.out_dtype = DTYPE_F32;
-                a.out = out[m.rank].data();
-                a.rows = rows;
-                a.dim = dim;
-                a.scale = 1.0f;
-                a.eps = 1e-5f;
-                a.stream = m.stream;
-                return coll_device_norm(m.group, &a, &m.err);
-            }),
-                STATUS_OK);
-            for (uint32_t r = 0; r < n; r++) {
-                assert_memory_equal(residual[r].data(), start.data(), count * 4);
-                assert_memory_equal(out[r].data(), want.data(), count * 4);
-            }
+            norm_once(g, dim, ++seed, false);
+            if (n <= 2)
+                norm_once(g, dim, ++seed, true);
         }
+}
+
+void sums_of_reachable_memory(void **)
+{
+    for (uint64_t i = 0; i < 24; i++) {
+        const size_t count = i * i * 11, at = i % 3;
+        const enum dtype t = types[i % 3];
+        const uint32_t n = 1 + static_cast<uint32_t>(i % 5);
+        std::vector<std::vector<uint8_t>> in(n, std::vector<uint8_t>((count + at) * 4 + 1));
+        std::vector<uint8_t> out[2], want((count + at) * 4 + 1, 0x5a);
+        std::vector<const void *> src;
+        std::vector<void *> dst;
+        for (uint32_t r = 0; r < n; r++) {
+            src.push_back(in[r].data() + at * dtype_bytes(t));
+            device_fill(in[r].data() + at * dtype_bytes(t), count, t, i, r);
+        }
+        for (std::vector<uint8_t> &o : out) {
+            o = want;
+            dst.push_back(o.data());
+        }
+        device_expect(want.data(), count, t, i % 2 != 0, i, n);
+        coll_device_sum_args a = {};
+        a.dst = dst.data();
+        a.src = src.data();
+        a.n_dst = 2;
+        a.n_src = n;
+        a.count = count;
+        a.dtype = t;
+        a.max = i % 2 != 0;
+        struct error err;
+        assert_int_equal(coll_device_sum(&a, &err), STATUS_OK);
+        assert_int_equal(cudaDeviceSynchronize(), cudaSuccess);
+        assert_true(out[0] == want && out[1] == want);
+    }
 }
 
 } // namespace
@@ -303,6 +361,7 @@ int main()
         cmocka_unit_test(exchanges_and_sums_alternate),
         cmocka_unit_test(ranks_are_threads),
         cmocka_unit_test(norm_has_the_bits_of_its_parts),
+        cmocka_unit_test(sums_of_reachable_memory),
     };
     return cmocka_run_group_tests(tests, nullptr, nullptr);
 }

@@ -18,7 +18,7 @@ extern "C" {
 
 struct device_rank {
     uint32_t rank, size;
-    coll_device *group;
+    coll_device_group *group;
     cudaStream_t stream;
     uint8_t *heap;
     struct error err;

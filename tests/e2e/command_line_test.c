@@ -51,11 +51,14 @@ static void test_help(void **state)
         command_free(&m);
     }
     struct command m;
-    cluster_run(NULL, &m, WORDS("--help"));
-    assert_int_equal(m.code, DONE);
-    for (size_t i = 0; i < sizeof commands / sizeof *commands; i++)
-        assert_non_null(strstr(m.out, commands[i]));
-    command_free(&m);
+    for (int k = 0; k < 3; k++) {
+        cluster_run(NULL, &m, WORDS(k == 0 ? "--help" : k == 1 ? "-h" : "help"));
+        assert_int_equal(m.code, DONE);
+        for (size_t i = 0; i < sizeof commands / sizeof *commands; i++)
+            assert_non_null(strstr(m.out, commands[i]));
+        assert_string_equal(m.err, "");
+        command_free(&m);
+    }
     cluster_run(NULL, &m, WORDS("--version"));
     assert_int_equal(m.code, DONE);
     assert_int_equal(strncmp(m.out, "phalanx ", 8), 0);
@@ -256,6 +259,14 @@ static void test_refused(void **state)
     for (uint32_t i = 0; i < 512; i++)
         ids[i] = 5;
     expect(REFUSED, "512", WORDS("generate", "--tokens", cluster_answer_ids(ids, 512)));
+    // As text it is known only once it has been tokenized, which makes no difference to scripts.
+    char text[2048];
+    memset(text, 'x', sizeof text - 1);
+    for (size_t i = 1; i < sizeof text; i += 2)
+        text[i] = ' ';
+    text[sizeof text - 1] = '\0';
+    expect(REFUSED, "refused: the prompt leaves no room", WORDS("generate", "--prompt", text));
+    expect(REFUSED, "refused: the prompt leaves no room", WORDS("score", "--prompt", text));
     expect(REFUSED, "max_tokens", WORDS("generate", "--tokens", "1", "--max-tokens", "0"));
     expect(USAGE, "--n", WORDS("generate", "--tokens", "1", "--n", "65"));
 }
@@ -379,6 +390,64 @@ static void test_samples_as_text(void **state)
     command_free(&lines);
 }
 
+// One line, whatever the number of samples.
+static void test_stats(void **state)
+{
+    (void)state;
+    for (int n = 1; n <= 3; n += 2) {
+        struct command m;
+        unsigned prompt = 0, tokens = 0, samples = 1;
+        double first_ms, rate;
+        cluster_run(&cluster, &m,
+            WORDS("generate", "--tokens", "1,5", "--n", n == 1 ? "1" : "3", "--max-tokens", "9",
+                "--ignore-eos", "--stats"));
+        assert_int_equal(m.code, DONE);
+        int found = n == 1 ? sscanf(m.err,
+                                 "%u prompt tokens, first token after %lf ms, %u tokens, then "
+                                 "%lf tokens per second\n",
+                                 &prompt, &first_ms, &tokens, &rate)
+                           : sscanf(m.err,
+                                 "%u prompt tokens, first token after %lf ms, %u tokens in %u "
+                                 "samples, then %lf tokens per second\n",
+                                 &prompt, &first_ms, &tokens, &samples, &rate);
+        assert_int_equal(found, n == 1 ? 4 : 5);
+        assert_int_equal(prompt, 2);
+        assert_int_equal(tokens, 9 * n);
+        assert_int_equal(samples, n);
+        assert_ptr_equal(strchr(m.err, '\n'), m.err + strlen(m.err) - 1);
+        command_free(&m);
+    }
+}
+
+// A model without a tokenizer has no text: its ids are printed instead.
+static void test_without_tokenizer(void **state)
+{
+    (void)state;
+    struct cluster c;
+    struct command text, lines;
+    char joined[256] = "";
+    cluster_start(&c, model_dir, WORDS("--skip-tokenizer"));
+    cluster_run(&c, &text,
+        WORDS("generate", "--tokens", "1,5", "--temperature", "0", "--ignore-eos", "--n", "2"));
+    cluster_run(&c, &lines,
+        WORDS("generate", "--tokens", "1,5", "--temperature", "0", "--ignore-eos", "--n", "2",
+            "--output", "jsonl"));
+    assert_int_equal(text.code, DONE);
+    for (int k = 0; k < 2; k++) {
+        static struct answer a;
+        cluster_answer(&lines, k, &a);
+        for (uint32_t i = 0; i < a.n; i++) {
+            size_t n = strlen(joined);
+            snprintf(joined + n, sizeof joined - n, "%u%s", a.ids[i], i + 1 == a.n ? "\n" : " ");
+        }
+    }
+    assert_string_equal(text.out, joined);
+    command_free(&text);
+    command_free(&lines);
+    expect_at(&c, REFUSED, "no tokenizer", WORDS("generate", "--prompt", "x"));
+    cluster_stop(&c);
+}
+
 // Text is tokenized with what the tokenizer adds, from whichever source it comes.
 static void test_prompts(void **state)
 {
@@ -481,6 +550,8 @@ int main(void)
         cmocka_unit_test(test_seed),
         cmocka_unit_test(test_lines),
         cmocka_unit_test(test_samples_as_text),
+        cmocka_unit_test(test_stats),
+        cmocka_unit_test(test_without_tokenizer),
         cmocka_unit_test(test_prompts),
         cmocka_unit_test(test_closed_files),
         cmocka_unit_test(test_endpoint_in_use),

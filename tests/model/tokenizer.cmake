@@ -2,6 +2,7 @@
 # Tests of the tokenizer; included by CMakeLists.txt.
 pkg_check_modules(LZMA REQUIRED IMPORTED_TARGET liblzma)
 phalanx_test(tokenizer_test SOURCES tokenizer_test.c LINK phalanx_tokenizer LABELS model)
+phalanx_test(tokenizer_spans_test SOURCES tokenizer_spans_test.c LINK phalanx_tokenizer LABELS model)
 phalanx_test(tokenizer_golden_test SOURCES tokenizer_golden_test.c
   LINK phalanx_tokenizer PkgConfig::LZMA LABELS model)
 phalanx_test(tokenizer_golden_all_test SOURCES tokenizer_golden_test.c

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-// Tokenizers of real models against what Hugging Face's library made of 1,301 texts: ids equal,
-// decoding equal, in one piece and streamed id by id.
+// Tokenizers of real models against what Hugging Face's library, and for tokenizer.model files
+// SentencePiece, made of 1,301 texts: ids equal, decoding equal, in one piece and streamed id by
+// id.
 #include "base/utf8.h"
 #include "model/text_file.h"
 #include "model/tokenizer.h"
@@ -48,6 +49,21 @@ static json_t *read_json_xz(const char *path)
     return j;
 }
 
+// A SentencePiece model, whatever its name.
+static struct tokenizer *load_model(const char *path)
+{
+    struct tokenizer *t = NULL;
+    struct error err = {0};
+    char *data;
+    size_t n;
+    assert_int_equal(text_file_read(path, FILE_BYTES_MAX, &data, &n, &err), STATUS_OK);
+    const struct tokenizer_file file = {"tokenizer.model", data, n};
+    if (tokenizer_load_files(&file, 1, &t, &err) != STATUS_OK)
+        fail_msg("%s: %s", path, err.text);
+    free(data);
+    return t;
+}
+
 static struct tokenizer *load(const char *dir)
 {
     struct tokenizer *t = NULL;
@@ -66,15 +82,15 @@ static struct tokenizer *load(const char *dir)
 }
 
 // One row: the text, its ids and its decoded form. Returns the number of things that differ.
-static int check_row(const struct tokenizer *t, const char *name, size_t row, const json_t *text,
-    const json_t *ids, const json_t *decoded)
+static int check_row(const struct tokenizer *t, unsigned flags, const char *name, size_t row,
+    const json_t *text, const json_t *ids, const json_t *decoded)
 {
     struct tokenizer_ids got;
     struct error err = {0};
     int bad = 0;
     tokenizer_ids_init(&got, 1 << 20);
-    enum status st = tokenizer_encode(
-        t, json_string_value(text), json_string_length(text), TOKENIZER_PARSE_SPECIAL, &got, &err);
+    enum status st =
+        tokenizer_encode(t, json_string_value(text), json_string_length(text), flags, &got, &err);
     bool same = st == STATUS_OK && got.count == json_array_size(ids);
     size_t at = 0;
     while (same && at < got.count &&
@@ -127,8 +143,11 @@ static void check_golden(const char *folder, const char *golden)
     if (!shared)
         return;
     char path[256];
+    bool model = strncmp(golden, "spm-", 4) == 0;
+    unsigned flags = model ? 0 : TOKENIZER_PARSE_SPECIAL;
     snprintf(path, sizeof path, "oracle/%s", folder);
-    struct tokenizer *t = load(test_path(shared, path));
+    struct tokenizer *t =
+        model ? load_model(test_path(shared, path)) : load(test_path(shared, path));
     json_t *texts = read_json_xz(test_path(shared, "oracle/tokenizers/golden/texts.json.xz"));
     snprintf(path, sizeof path, "oracle/tokenizers/golden/%s.json.xz", golden);
     json_t *file = read_json_xz(test_path(shared, path));
@@ -138,8 +157,8 @@ static void check_golden(const char *folder, const char *golden)
     assert_true(n > 1000 && json_array_size(rows) == n);
     for (size_t i = 0; i < n && bad < 20; i++) {
         const json_t *row = json_array_get(rows, i);
-        bad += check_row(
-            t, golden, i, json_array_get(texts, i), json_array_get(row, 0), json_array_get(row, 1));
+        bad += check_row(t, flags, golden, i, json_array_get(texts, i), json_array_get(row, 0),
+            json_array_get(row, 1));
     }
     json_decref(texts);
     json_decref(file);
@@ -176,12 +195,17 @@ int main(void)
         GOLDEN("tokenizers/chatglm", "chatglm"),
         GOLDEN("tokenizers/gemma2", "gemma2"),
         GOLDEN("tokenizers/gemma3", "gemma3"),
+        GOLDEN("tokenizers/mistral/tokenizer.model.v1", "spm-mistral-tokenizer.model.v1"),
+        GOLDEN("tokenizers/mistral/mistral_instruct_tokenizer_240323.model.v3",
+            "spm-mistral-mistral_instruct_tokenizer_240323.model.v3"),
 #else
         GOLDEN("tokenizers/TinyLlama_v1.1", "TinyLlama_v1.1"),
         GOLDEN("tokenizers/llama3.2", "llama3.2"),
         GOLDEN("tokenizers/qwen2.5", "qwen2.5"),
         GOLDEN("tokenizers/mistral-nemo", "mistral-nemo"),
         GOLDEN("tokenizers/gpt2", "gpt2"),
+        GOLDEN("tokenizers/t5-small", "t5-small"),
+        GOLDEN("tokenizers/llama2/tokenizer.model", "spm-llama2-tokenizer.model"),
         GOLDEN("models/minimind2-small", "weights-minimind2-small"),
         GOLDEN("models/stories260K", "weights-stories260K"),
 #endif

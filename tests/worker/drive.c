@@ -66,14 +66,16 @@ static void add_to_plan(struct drive *d, struct drive_request *r, uint32_t budge
         assert_true(d->n_free > 0 && r->n_blocks < DRIVE_BLOCKS_MAX);
         r->block[r->n_blocks++] = d->free_block[--d->n_free];
     }
+    // Groups of layers have pages of their own: the same numbers serve both.
+    uint32_t second = d->info->limits.n_blocks[1] ? r->n_blocks - r->n_sent : 0;
     struct plan_seq_parts p = {.head = {.slot = r->slot,
                                    .generation = r->generation,
                                    .attempt = r->attempt,
                                    .first_position = r->n_computed,
                                    .n_tokens = n,
-                                   .block_begin = {r->n_sent},
-                                   .n_blocks = {r->n_blocks - r->n_sent}},
-        .blocks = {r->block + r->n_sent},
+                                   .block_begin = {r->n_sent, second ? r->n_sent : 0},
+                                   .n_blocks = {r->n_blocks - r->n_sent, second}},
+        .blocks = {r->block + r->n_sent, r->block + r->n_sent},
         .params = &r->params,
         .prompt_length = r->n_prompt,
         .bias = r->bias};

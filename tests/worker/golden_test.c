@@ -154,7 +154,7 @@ static void test_shared_zoo(void **state)
         print_message("skipped: no ../shared\n");
         return;
     }
-    assert_true(check_folder(test_path(test_shared_dir(), "oracle/zoo"), degrees, 6) >= 9);
+    assert_true(check_folder(test_path(test_shared_dir(), "oracle/zoo"), degrees, 6) >= 30);
 }
 
 static void test_shared_models(void **state)
