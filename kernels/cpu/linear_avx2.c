@@ -3,7 +3,7 @@
 // for each of the two: twelve registers of sums, three vectors of w and one of x.
 #include "kernels/cpu/linear_simd.h"
 
-enum { LANES = 8, NR = 3, NR1 = 4, MR = 4 };
+enum { LANES = 8, NR = 3, NR1 = 2, MR = 4 };
 
 struct vec {
     __m256 v;

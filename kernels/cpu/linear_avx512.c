@@ -2,7 +2,7 @@
 // One register holds the sixteen lanes of a sum: 24 sums, four vectors of x and one of w.
 #include "kernels/cpu/linear_simd.h"
 
-enum { LANES = 16, NR = 6, NR1 = 4, MR = 4 };
+enum { LANES = 16, NR = 6, NR1 = 2, MR = 4 };
 
 struct vec {
     __m512 v;
