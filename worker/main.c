@@ -9,6 +9,7 @@
 #include "proto/settings.h"
 
 #include <mpi.h>
+#include <poll.h>
 #include <signal.h>
 #include <stdio.h>
 #include <string.h>
@@ -16,7 +17,8 @@
 #include <unistd.h>
 
 enum {
-    EXIT_AFTER_RANK_0_US = 300000,
+    // Longer than rank 0 takes to say why and to close its connection.
+    AWAIT_RANK_0_MS = 10000,
     EXIT_USAGE = 2,
     EXIT_FINAL = 3, // starting the group again would fail again
 };
@@ -70,6 +72,12 @@ static enum status lead(struct uplink *u, struct rank *r, struct error *err)
     return s == STATUS_OK ? rank_stop(r, err) : s;
 }
 
+// Whether the failure of a rank that served began here, so that no other one can tell of it.
+static bool own_fault(enum status s)
+{
+    return s != STATUS_PEER_GONE && s != STATUS_ABORTED;
+}
+
 static enum status run(
     const struct settings *o, struct bootstrap *b, bool *ready, struct error *err)
 {
@@ -90,13 +98,22 @@ static enum status run(
     }
     // A group that could not start gives its model up; one that served is started again.
     // It is said at once: closing may take a second, and mpirun ends this rank with the others.
-    if (s != STATUS_OK && b->rank == 0)
+    if (s != STATUS_OK && (b->rank == 0 || (*ready && own_fault(s))))
         log_error("%s", err->text);
     if (s != STATUS_OK && u)
         uplink_failed(u, *ready ? NULL : err->text);
     rank_close(r);
     uplink_close(u);
     return s;
+}
+
+// mpirun ends all ranks with the first one that fails, and rank 0 is the one that says why: the
+// others stay until its process has ended.
+static void await_rank_0(struct bootstrap *b)
+{
+    struct pollfd item = {.fd = b->peer_pidfd(b, 0), .events = POLLIN};
+    if (item.fd >= 0)
+        poll(&item, 1, AWAIT_RANK_0_MS);
 }
 
 static int serve(const struct settings *o)
@@ -118,9 +135,8 @@ static int serve(const struct settings *o)
         log_error("%s", err.text);
     int code = s == STATUS_OK ? 0 : ready ? 1 : EXIT_FINAL;
     if (code) {
-        // mpirun ends all ranks with the first one; rank 0 is the one that says why.
         if (b && b->rank != 0 && !ready)
-            clock_sleep_us(EXIT_AFTER_RANK_0_US);
+            await_rank_0(b);
         // Finalizing would wait for peers that may be gone.
         fflush(NULL);
         _exit(code);

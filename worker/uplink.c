@@ -16,7 +16,7 @@
 
 enum {
     HEARTBEAT_MS = 1000,
-    UPLINK_LINGER_MS = 1000,
+    UPLINK_LINGER_MS = 3000,
     // After a plan the next one is near: for so long it finds rank 0 awake, where cores are free.
     UPLINK_SPIN_US = 300,
 };

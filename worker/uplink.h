@@ -19,7 +19,7 @@ struct uplink_args {
 };
 
 enum status uplink_open(const struct uplink_args *args, struct uplink **out, struct error *err);
-void uplink_close(struct uplink *u); // sends what is queued, for at most a second
+void uplink_close(struct uplink *u); // sends what is queued, for at most three seconds
 void uplink_progress(struct uplink *u, uint64_t done, uint64_t total);
 // The group ends. With a reason the model has failed for good; NULL: another group will come.
 void uplink_failed(struct uplink *u, const char *reason);
