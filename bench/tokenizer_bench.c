@@ -1,7 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 // How fast a tokenizer loads, encodes and decodes on one thread:
 //   tokenizer_bench DIR [TEXT_FILE]
-// DIR holds a tokenizer.json (or is that file itself); without a text, one is made of its tokens.
+// DIR holds a tokenizer (or is a tokenizer.json itself); without a text, one is made of its tokens.
+// A directory is loaded without a cache, while its cache is made, and from its cache, each several
+// times.
 // Rows are the median of several passes, as MB of text per second and as a ratio to checking the
 // text's UTF-8 just before and after, which survives a noisy machine.
 #include "base/clock.h"
@@ -10,9 +12,11 @@
 #include "model/text_file.h"
 #include "model/tokenizer.h"
 
+#include <dirent.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 enum { PASSES = 7, PIECE_BYTES = 1 << 16, CHAT_BYTES = 1 << 10 };
 
@@ -67,6 +71,15 @@ static double encode(
     return limits_median(v, PASSES);
 }
 
+static void empty_folder(const char *path)
+{
+    DIR *d = opendir(path);
+    for (struct dirent *e; d && (e = readdir(d));)
+        unlinkat(dirfd(d), e->d_name, 0); // not "." and ".."
+    if (d)
+        closedir(d);
+}
+
 static double decode(const struct tokenizer *t, const struct tokenizer_ids *ids, struct buf *out)
 {
     double v[PASSES];
@@ -111,6 +124,39 @@ static enum status read_text(const char *path, struct buf *out, struct error *er
     return STATUS_OK;
 }
 
+// The median seconds of loading with `cache` (NULL: none); removes the cache's files first where
+// `fresh`. Negative if it fails.
+static double load_time(const char *dir, const char *cache, bool fresh)
+{
+    double v[PASSES];
+    struct error err;
+    for (int i = 0; i < PASSES; i++) {
+        struct tokenizer *t;
+        if (fresh)
+            empty_folder(cache);
+        uint64_t begin = clock_now_us();
+        if (tokenizer_load_cached(dir, cache, &t, &err) != STATUS_OK)
+            return -1;
+        v[i] = (double)(clock_now_us() - begin) / 1e6;
+        tokenizer_free(t);
+    }
+    return limits_median(v, PASSES);
+}
+
+static void print_load_times(const char *dir)
+{
+    char cache[] = "/tmp/tokenizer_bench.XXXXXX";
+    if (!mkdtemp(cache))
+        return;
+    double plain = load_time(dir, NULL, false);
+    double making = load_time(dir, cache, true);
+    double cached = load_time(dir, cache, false);
+    printf("load    %.3f s, %.3f s with writing its cache, %.3f s from the cache\n", plain, making,
+        cached);
+    empty_folder(cache);
+    rmdir(cache);
+}
+
 static enum status load(const char *path, struct tokenizer **t, struct error *err)
 {
     char *json = NULL;
@@ -138,8 +184,9 @@ int main(int argc, char **argv)
         fprintf(stderr, "%s\n", err.text);
         return 1;
     }
-    printf("load    %.3f s, %u ids\n", (double)(clock_now_us() - begin) / 1e6,
+    printf("load    %.3f s the first time, %u ids\n", (double)(clock_now_us() - begin) / 1e6,
         tokenizer_vocab_size(t));
+    print_load_times(argv[1]);
     if (argc < 3)
         make_text(t, &text);
     else if (read_text(argv[2], &text, &err) != STATUS_OK)

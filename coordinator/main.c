@@ -87,6 +87,19 @@ static const char *last_component(const char *path)
     return slash && slash[1] ? slash + 1 : path;
 }
 
+static enum status load_tokenizer(
+    const struct settings *o, struct tokenizer **out, struct error *err)
+{
+    char own[TEXT_FILE_PATH_BYTES];
+    const char *cache = o->tokenizer_cache;
+    if (!cache)
+        cache = tokenizer_cache_default_dir(own) ? own : NULL;
+    else if (strcmp(cache, "off") == 0)
+        cache = NULL;
+    enum status status = tokenizer_load_cached(o->model, cache, out, err);
+    return status == STATUS_NOT_FOUND ? STATUS_OK : status; // served with ids only
+}
+
 static enum status add_model(struct shell *s, struct error *err)
 {
     static struct model_config config;
@@ -98,11 +111,8 @@ static enum status add_model(struct shell *s, struct error *err)
     m->vocab_size = config.vocab_size;
     m->context_tokens = o->max_model_len ? (uint32_t)o->max_model_len : config.max_position;
     m->degree = (uint32_t)o->tensor_parallel_degree;
-    if (!o->skip_tokenizer) {
-        enum status status = tokenizer_load(o->model, &m->tokenizer, err);
-        if (status != STATUS_OK && status != STATUS_NOT_FOUND)
-            return status;
-    }
+    if (!o->skip_tokenizer)
+        TRY(load_tokenizer(o, &m->tokenizer, err));
     m->decoder = (struct text_decoder){m->tokenizer, decoder_begin, decoder_push, decoder_finish};
     struct core_model model = {
         .vocab_size = m->vocab_size,

@@ -5,6 +5,7 @@
 #include "base/utf8.h"
 #include "model/text_file.h"
 #include "model/tokenizer.h"
+#include "tests/model/tokenizer_convert.h"
 #include "tests/test_support.h"
 
 #include <jansson.h>
@@ -137,7 +138,40 @@ static int check_row(const struct tokenizer *t, unsigned flags, const char *name
     return bad;
 }
 
-static void check_golden(const char *folder, const char *golden)
+// The same tokenizer from the files that `as` names; its configuration is `config`.
+static struct tokenizer *load_converted(const char *dir, const char *as, const char *config)
+{
+    struct buf text, more, first, second;
+    struct tokenizer *t = NULL;
+    struct error err = {0};
+    buf_init(&text, FILE_BYTES_MAX);
+    buf_init(&more, FILE_BYTES_MAX);
+    buf_init(&first, FILE_BYTES_MAX);
+    buf_init(&second, FILE_BYTES_MAX);
+    assert_true(read_xz(test_path(dir, "tokenizer.json.xz"), &text));
+    json_t *json = json_loadb((const char *)text.data, text.size, JSON_ALLOW_NUL, NULL);
+    json_t *extra = json_loads(config, 0, NULL);
+    assert_true(json && extra);
+    tokenizer_convert_config(json, extra, &more);
+    bool bpe = strcmp(as, "vocab.json") == 0;
+    if (bpe)
+        tokenizer_convert_bpe(json, &first, &second);
+    else
+        tokenizer_convert_tiktoken(json, &first);
+    const struct tokenizer_file files[] = {{as, first.data, first.size},
+        {"merges.txt", second.data, second.size}, {"tokenizer_config.json", more.data, more.size}};
+    if (tokenizer_load_files(files, 3, &t, &err) != STATUS_OK)
+        fail_msg("%s: %s", as, err.text);
+    json_decref(json);
+    json_decref(extra);
+    buf_deinit(&text);
+    buf_deinit(&more);
+    buf_deinit(&first);
+    buf_deinit(&second);
+    return t;
+}
+
+static void check_golden(const char *folder, const char *golden, const char *as, const char *config)
 {
     const char *shared = test_shared_dir();
     if (!shared)
@@ -146,8 +180,9 @@ static void check_golden(const char *folder, const char *golden)
     bool model = strncmp(golden, "spm-", 4) == 0;
     unsigned flags = model ? 0 : TOKENIZER_PARSE_SPECIAL;
     snprintf(path, sizeof path, "oracle/%s", folder);
-    struct tokenizer *t =
-        model ? load_model(test_path(shared, path)) : load(test_path(shared, path));
+    struct tokenizer *t = model ? load_model(test_path(shared, path))
+                          : as  ? load_converted(test_path(shared, path), as, config)
+                                : load(test_path(shared, path));
     json_t *texts = read_json_xz(test_path(shared, "oracle/tokenizers/golden/texts.json.xz"));
     snprintf(path, sizeof path, "oracle/tokenizers/golden/%s.json.xz", golden);
     json_t *file = read_json_xz(test_path(shared, path));
@@ -166,17 +201,22 @@ static void check_golden(const char *folder, const char *golden)
     assert_int_equal(bad, 0);
 }
 
-// *state: {folder of the tokenizer, name of its golden file}
+// *state: {folder of the tokenizer, name of its golden file, file to turn it into, configuration}
 static void equals_golden(void **state)
 {
     char *const *names = *state;
-    check_golden(names[0], names[1]);
+    check_golden(names[0], names[1], names[2], names[3]);
 }
 
+#define CONVERTED(folder, golden, as, config)                                                      \
+    {                                                                                              \
+        .name = golden as, .test_func = equals_golden,                                             \
+        .initial_state = (const char *[]){folder, golden, as, config},                             \
+    }
 #define GOLDEN(folder, golden)                                                                     \
     {                                                                                              \
         .name = golden, .test_func = equals_golden,                                                \
-        .initial_state = (const char *[]){folder, golden},                                         \
+        .initial_state = (const char *[]){folder, golden, NULL, NULL},                             \
     }
 
 int main(void)
@@ -198,6 +238,10 @@ int main(void)
         GOLDEN("tokenizers/mistral/tokenizer.model.v1", "spm-mistral-tokenizer.model.v1"),
         GOLDEN("tokenizers/mistral/mistral_instruct_tokenizer_240323.model.v3",
             "spm-mistral-mistral_instruct_tokenizer_240323.model.v3"),
+        CONVERTED("tokenizers/qwen2.5", "qwen2.5", "vocab.json",
+            "{\"tokenizer_class\":\"Qwen2Tokenizer\"}"),
+        CONVERTED("tokenizers/llama3.2", "llama3.2", "tokenizer.model", "{}"),
+        CONVERTED("tokenizers/gpt-oss", "gpt-oss", "o200k_base.tiktoken", "{}"),
 #else
         GOLDEN("tokenizers/TinyLlama_v1.1", "TinyLlama_v1.1"),
         GOLDEN("tokenizers/llama3.2", "llama3.2"),

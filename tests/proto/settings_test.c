@@ -112,6 +112,7 @@ static struct settings unusual(void)
         .coordinator = "ipc:///w",
         .curve_server_key = "key",
         .curve_authorized_clients = "clients",
+        .tokenizer_cache = "caches",
         .tensor_parallel_degree = 4,
         .copy = 3,
         .threads_per_rank = 5,
