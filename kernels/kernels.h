@@ -239,6 +239,14 @@ struct gather_args {
     void *out;               // [n_rows, dim]
 };
 
+// Puts a rank's columns beside the others': out[r, c] = in[r, c] for the n columns, numbers of f32.
+struct place_args {
+    uint32_t n_rows, n;
+    const float *in;     // [n_rows, n]
+    float *out;          // rows out_stride apart; begins at the first of these columns
+    uint32_t out_stride; // elements
+};
+
 // logits = softcap(x * scale), in place, [n_rows, n].
 struct logit_scale_args {
     uint32_t n_rows, n;
@@ -312,6 +320,8 @@ struct kernels {
     void (*device_describe)(const struct device *d, char *text, size_t n);
     enum status (*device_sync)(struct device *d, struct error *err);
 
+    // (where device_memory) What of the device's own memory is free, and all of it.
+    void (*mem_info)(struct device *d, uint64_t *free_bytes, uint64_t *total_bytes);
     // Zeroed device memory, aligned to 256 bytes; NULL when there is none. Freed by mem_give.
     // copy_in has read its source when it returns; what copy_out writes is valid after device_sync.
     void *(*mem_take)(struct device *d, uint64_t bytes);
@@ -339,7 +349,9 @@ struct kernels {
     void (*rope_kv)(struct device *d, const struct rope_kv_args *a);
     void (*attention)(struct device *d, const struct attention_args *a);
     void (*act)(struct device *d, const struct act_args *a);
+    // (where device_memory; the caller does it itself elsewhere)
     void (*gather)(struct device *d, const struct gather_args *a);
+    void (*place)(struct device *d, const struct place_args *a);
     void (*logit_scale)(struct device *d, const struct logit_scale_args *a);
     void (*block_copy)(struct device *d, const struct block_copy_args *a);
 

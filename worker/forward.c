@@ -135,26 +135,54 @@ static bool take_tables(struct forward *f)
     return f->alibi != NULL;
 }
 
+// What each row needs in each buffer, in numbers of the activations' type.
+struct row_shape {
+    uint64_t shared; // residual and x
+    uint64_t stream, qkv, attended, mlp, mlp_in;
+};
+
+static struct row_shape row_shape(const struct model_config *m, const struct shard *s)
+{
+    uint64_t heads = shard_heads(m, s).count, kv_heads = shard_kv_heads(m, s).count;
+    uint64_t ffn = shard_ffn(m, s).count;
+    return (struct row_shape){.shared = stream_dim(m),
+        .stream = m->hidden_dim,
+        .qkv = (heads + 2 * kv_heads) * m->head_dim,
+        .attended = heads * m->head_dim,
+        .mlp = ffn,
+        .mlp_in = ffn * (m->gated ? 2 : 1)};
+}
+
+uint64_t forward_bytes(const struct forward_args *a)
+{
+    struct row_shape w = row_shape(a->model, a->shard);
+    uint64_t each = 2 * w.shared + w.stream + w.qkv + w.attended + w.mlp;
+    each += a->kernels->linear_act ? 0 : w.mlp_in;
+    each += a->kernels->device_memory ? w.stream : 0;
+    uint64_t projected = (uint64_t)FORWARD_LOGIT_ROWS * a->model->embed_dim;
+    return (each * a->rows_max + projected) * dtype_bytes(a->activation);
+}
+
 static bool take_all(struct forward *f)
 {
-    const struct model_config *m = f->a.model;
+    struct row_shape w = row_shape(f->a.model, f->a.shard);
     uint64_t rows = f->a.rows_max;
-    f->residual = shared_take(f, rows * stream_dim(m) * f->element);
-    f->x = shared_take(f, rows * stream_dim(m) * f->element);
-    bool squares = m->qk_norm == QK_NORM_FULL, projects = f->a.weights->project_out;
+    bool squares = f->a.model->qk_norm == QK_NORM_FULL, projects = f->a.weights->project_out;
+    f->residual = shared_take(f, rows * w.shared * f->element);
+    f->x = shared_take(f, rows * w.shared * f->element);
     if (squares)
         f->squares = shared_take(f, rows * 2 * sizeof(float));
     if (projects)
-        f->projected = buffer_take(f, (uint64_t)FORWARD_LOGIT_ROWS * m->embed_dim);
-    f->normed = buffer_take(f, rows * m->hidden_dim);
-    f->qkv = buffer_take(f, rows * (f->n_heads + 2 * f->n_kv_heads) * m->head_dim);
-    f->attended = buffer_take(f, rows * f->n_heads * m->head_dim);
-    f->mlp = buffer_take(f, rows * f->ffn);
+        f->projected = buffer_take(f, (uint64_t)FORWARD_LOGIT_ROWS * f->a.model->embed_dim);
+    f->normed = buffer_take(f, rows * w.stream);
+    f->qkv = buffer_take(f, rows * w.qkv);
+    f->attended = buffer_take(f, rows * w.attended);
+    f->mlp = buffer_take(f, rows * w.mlp);
     if (!f->a.kernels->linear_act)
-        f->mlp_in = buffer_take(f, rows * f->ffn * (m->gated ? 2 : 1));
+        f->mlp_in = buffer_take(f, rows * w.mlp_in);
     bool device = f->a.kernels->device_memory;
     if (device)
-        f->kept = buffer_take(f, rows * m->hidden_dim);
+        f->kept = buffer_take(f, rows * w.stream);
     return f->residual && f->x && f->normed && f->qkv && f->attended && f->mlp &&
            (f->mlp_in || f->a.kernels->linear_act) && (f->kept || !device) &&
            (f->squares || !squares) && (f->projected || !projects) && take_tables(f);

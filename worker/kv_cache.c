@@ -63,7 +63,10 @@ static uint64_t default_budget(const struct bill_kv *bill, const struct kv_cache
 {
     uint32_t len = w->max_model_len ? w->max_model_len : w->default_model_len;
     uint64_t need = bill_kv_sequence(bill, len) * w->max_num_seqs;
-    uint64_t share = w->available_bytes / 2 / w->ranks_on_host;
+    uint64_t each = w->available_bytes / w->n_sharing;
+    if (w->percent)
+        return each / 100 * w->percent;
+    uint64_t share = each / 100 * w->default_percent;
     return need < share ? need : share;
 }
 

@@ -29,16 +29,18 @@ void kv_cache_close(struct kv_cache *c); // a zeroed one is allowed
 // What decides the number of pages where the user does not; plain numbers, for tests.
 struct kv_cache_wish {
     uint64_t budget_bytes;    // --kv-cache-memory; 0: as much as is sensible
-    uint64_t available_bytes; // of this host's memory, all of it
-    uint32_t ranks_on_host;
+    uint32_t percent;         // --kv-cache-percent of `available_bytes`; 0: not given
+    uint64_t available_bytes; // free for the ranks that share it
+    uint32_t default_percent; // of it, where neither is given
+    uint32_t n_sharing;       // ranks
     uint32_t max_num_seqs;
     uint32_t max_model_len; // 0: not given, up to default_model_len
     uint32_t default_model_len;
 };
 
 // The number of pages, and the longest sequence that they hold (max_model_len, or less where it was
-// not given). By default half of the available memory, shared by the host's ranks, but no more than
-// max_num_seqs sequences of full length need. Fails where one sequence does not fit.
+// not given). By default the given part of the available memory, but no more than max_num_seqs
+// sequences of full length need. Fails where one sequence does not fit.
 enum status kv_cache_size(const struct bill_kv *bill, const struct kv_cache_wish *wish,
     uint32_t *n_blocks, uint32_t *model_len, struct error *err);
 

@@ -59,6 +59,8 @@ static struct rank_options options_of(const struct settings *o, struct words *wo
         .max_num_batched_tokens = (uint32_t)o->max_num_batched_tokens,
         .block_tokens = (uint32_t)o->block_size,
         .kv_cache_bytes = o->kv_cache_memory,
+        .kv_cache_percent = (uint32_t)o->kv_cache_percent,
+        .determinism = (enum determinism)o->determinism,
         .kv_cache_dtype = words->kv_cache_dtype,
         .random_weights = o->random_weights,
         .seed = (uint64_t)o->seed,

@@ -54,7 +54,7 @@ static enum status agree(struct rank *r, enum status mine, struct error *err)
 
 static void set_defaults(struct rank_options *o)
 {
-    o->device = o->device ? o->device : "cpu";
+    o->device = o->device ? o->device : "auto";
     o->isa = o->isa ? o->isa : "auto";
     o->kv_cache_dtype = o->kv_cache_dtype ? o->kv_cache_dtype : "auto";
     o->dtype = o->dtype ? o->dtype : "auto";
@@ -95,6 +95,17 @@ static enum status dtype_option(
         err, STATUS_INVALID, "--%s %s: expected auto, f32, f16 or bf16", option, text);
 }
 
+// "auto" is a GPU where one can be used.
+static enum status find_kernels(struct rank *r, struct error *err)
+{
+    if (strcmp(r->options.device, "auto") != 0)
+        return kernels_find(r->options.device, &r->kernels, err);
+    if (kernels_find("cuda", &r->kernels, err) == STATUS_OK)
+        return STATUS_OK;
+    log_info("computing on the CPU: %s", err->text);
+    return kernels_find("cpu", &r->kernels, err);
+}
+
 static enum status read_model(struct rank *r, struct error *err)
 {
     set_defaults(&r->options);
@@ -112,7 +123,7 @@ static enum status read_model(struct rank *r, struct error *err)
             "--dtype %s: weights are used as they are stored, and config.json says %s; expected "
             "auto",
             r->options.dtype, dtype_name(r->model.weight_dtype));
-    TRY(kernels_find(r->options.device, &r->kernels, err));
+    TRY(find_kernels(r, err));
     r->activation = r->kernels->activation_for(r->model.weight_dtype);
     TRY(dtype_option(
         "kv-cache-dtype", r->options.kv_cache_dtype, r->activation, &r->info.kv_dtype, err));
@@ -147,7 +158,7 @@ static enum status hash_model(struct rank *r, struct error *err)
 struct hello {
     struct host_info host;
     uint8_t config_hash[16];
-    uint32_t settings[6];
+    uint32_t settings[7];
 };
 
 static enum status exchange_hello(struct rank *r, struct error *err)
@@ -156,7 +167,7 @@ static enum status exchange_hello(struct rank *r, struct error *err)
     const struct rank_options *o = &r->options;
     struct hello mine = {.host = host_info_read(),
         .settings = {o->max_model_len, o->max_num_seqs, o->max_num_batched_tokens, o->block_tokens,
-            r->info.kv_dtype, o->random_weights}};
+            r->info.kv_dtype, o->random_weights, (uint32_t)r->kernels->name[1]}};
     memcpy(mine.config_hash, r->info.config_hash, sizeof mine.config_hash);
     struct hello *all = calloc(b->size, sizeof *all);
     if (!all)
@@ -174,38 +185,35 @@ static enum status exchange_hello(struct rank *r, struct error *err)
     return s;
 }
 
-// ---- phase 2: how much of it -------------------------------------------------------------------
+// ---- phase 2: the device, and how much of it ----------------------------------------------------
 
-static uint32_t ranks_on_host(const struct rank *r)
+// How many ranks with smaller numbers this host has.
+static uint32_t place_on_host(const struct rank *r)
 {
     uint32_t n = 0;
-    for (uint32_t i = 0; i < r->info.size; i++)
+    for (uint32_t i = 0; i < r->info.rank; i++)
         n += r->info.host[i].id == r->info.host[r->info.rank].id;
     return n;
 }
 
-// The KV cache has the same number of blocks on every rank, and the context length with it.
-static enum status size_kv(struct rank *r, struct error *err)
+static enum status open_device(struct rank *r, struct error *err)
 {
-    const struct rank_options *o = &r->options;
-    uint32_t longest = rope_length_max(&r->model);
-    if (longest > LIMIT_CONTEXT_TOKENS)
-        longest = LIMIT_CONTEXT_TOKENS;
-    if (o->max_model_len > longest)
-        return status_fail(err, STATUS_TOO_LARGE,
-            "--max-model-len %u: this model can be served with at most %u tokens", o->max_model_len,
-            longest);
-    uint32_t length = rope_length_default(&r->model);
-    struct kv_cache_wish wish = {.budget_bytes = o->kv_cache_bytes,
-        .available_bytes = r->info.host[r->info.rank].available_bytes,
-        .ranks_on_host = ranks_on_host(r),
-        .max_num_seqs = o->max_num_seqs,
-        .max_model_len = o->max_model_len,
-        .default_model_len = length < longest ? length : longest};
-    r->bill = bill_kv(&r->model, &r->shard, r->info.kv_dtype, o->block_tokens);
-    return kv_cache_size(&r->bill, &wish, &r->n_blocks, &r->info.limits.context_tokens, err);
+    uint32_t cores = r->info.host[r->info.rank].n_cores, ranks = rank_memory_sharers(r);
+    struct device_args args = {.n_threads = r->options.threads,
+        .index = place_on_host(r),
+        .isa = r->options.isa,
+        .activation = r->activation,
+        .determinism = r->options.determinism};
+    if (!args.n_threads)
+        args.n_threads = cores / ranks ? cores / ranks : 1;
+    args.spin = !r->options.no_spin && (uint64_t)args.n_threads * ranks <= cores;
+    r->info.spin = args.spin;
+    TRY(r->kernels->device_open(&args, &r->device, err));
+    r->kernels->device_describe(r->device, r->info.device, sizeof r->info.device);
+    return STATUS_OK;
 }
 
+// The KV cache has the same number of blocks on every rank, and the context length with it.
 static enum status share_size(struct rank *r, struct error *err)
 {
     struct bootstrap *b = r->bootstrap;
@@ -220,26 +228,12 @@ static enum status share_size(struct rank *r, struct error *err)
     return STATUS_OK;
 }
 
-// ---- phase 3: device and weights ---------------------------------------------------------------
-
-static enum status open_device(struct rank *r, struct error *err)
-{
-    uint32_t cores = r->info.host[r->info.rank].n_cores, ranks = ranks_on_host(r);
-    struct device_args args = {
-        .n_threads = r->options.threads, .isa = r->options.isa, .activation = r->activation};
-    if (!args.n_threads)
-        args.n_threads = cores / ranks ? cores / ranks : 1;
-    args.spin = !r->options.no_spin && (uint64_t)args.n_threads * ranks <= cores;
-    r->info.spin = args.spin;
-    TRY(r->kernels->device_open(&args, &r->device, err));
-    r->kernels->device_describe(r->device, r->info.device, sizeof r->info.device);
-    return STATUS_OK;
-}
+// ---- phase 3: weights
+// ----------------------------------------------------------------------------
 
 static enum status load(struct rank *r, const struct weights_progress *progress, struct error *err)
 {
     TRY(rope_prepare(&r->model, r->info.limits.context_tokens, err));
-    TRY(open_device(r, err));
     if (r->files)
         TRY(weights_plan_open(&r->model, &r->shard, r->files, &r->plan, err));
     else
@@ -294,8 +288,8 @@ static enum status open_work(struct rank *r, struct error *err)
         .shard = &r->shard,
         .weights = &r->weights,
         .kv = &r->kv,
-        .rows_max = r->info.limits.step_tokens,
         .activation = r->activation,
+        .rows_max = r->info.limits.step_tokens,
         .separate_norms = r->options.separate_norms};
     TRY(forward_open(&forward, &r->forward, err));
     struct sampler_args sampler = {.kernels = r->kernels,
@@ -324,7 +318,8 @@ static enum status bring_up(
         s = hash_model(r, err);
     TRY(agree(r, s, err));
     TRY(exchange_hello(r, err));
-    TRY(agree(r, size_kv(r, err), err));
+    TRY(agree(r, open_device(r, err), err));
+    TRY(agree(r, rank_memory_size(r, err), err));
     TRY(share_size(r, err));
     TRY(agree(r, load(r, progress, err), err));
     TRY(open_group(r, err));

@@ -23,7 +23,7 @@
 // Zero or NULL means the default.
 struct rank_options {
     const char *model_dir;
-    const char *device;              // "cpu"
+    const char *device;              // "auto", "cpu", "cuda", "emu"
     const char *isa;                 // of the CPU: "auto"
     uint32_t threads;                // per rank; the host's cores divided among its ranks
     uint32_t max_model_len;          // the model's, or what the KV cache holds
@@ -31,6 +31,8 @@ struct rank_options {
     uint32_t max_num_batched_tokens; // 512
     uint32_t block_tokens;           // 16; a power of two from 8 to LIMIT_BLOCK_TOKENS
     uint64_t kv_cache_bytes;         // per rank
+    uint32_t kv_cache_percent;       // the same as a part of the free memory
+    enum determinism determinism;    // of a device
     const char *kv_cache_dtype;      // "auto" is f32 on CPUs; "f32", "f16", "bf16"
     bool random_weights;             // of the model's shape; only config.json is read
     uint64_t seed;                   // of random weights

@@ -33,4 +33,10 @@ struct rank {
     struct buf copy; // of a message of the ring, where it is not aligned
 };
 
+// Chooses the number of KV blocks and the context length from what the memory of the host or of the
+// device leaves beside weights and activations.
+enum status rank_memory_size(struct rank *r, struct error *err);
+// The ranks of this rank's host.
+uint32_t rank_memory_sharers(const struct rank *r);
+
 #endif

@@ -47,6 +47,12 @@ uint64_t sampler_heap_bytes(const struct model_config *m, const struct shard *s)
     return s->tp_size * slot_bytes(largest.count) + gathered_bytes(s->tp_size) + 256;
 }
 
+uint64_t sampler_bytes(const struct model_config *m, const struct shard *s)
+{
+    uint64_t part = shard_split(m->vocab_size, 1, s->tp_size, 0).count;
+    return (uint64_t)TILE * (part + (s->tp_size > 1 ? m->vocab_size : 0)) * sizeof(float);
+}
+
 static bool take_all(struct sampler *s)
 {
     const struct sampler_args *a = &s->a;
@@ -169,20 +175,28 @@ static enum status exchange(struct sampler *s, const struct tile *t, struct erro
     return STATUS_OK;
 }
 
-// Puts the parts of the own rows side by side. Logits are in host memory here: a device back end
-// brings a copy of its own.
+static void place(struct sampler *s, const struct place_args *a)
+{
+    if (s->a.kernels->device_memory)
+        s->a.kernels->place(s->a.device, a);
+    else
+        for (size_t i = 0; i < a->n_rows; i++)
+            memcpy(a->out + i * a->out_stride, a->in + i * a->n, a->n * sizeof(float));
+}
+
+// Puts the parts of the own rows side by side.
 static void join_parts(struct sampler *s, const struct tile *t)
 {
-    check(!s->a.kernels->device_memory);
-    size_t vocab = s->a.model->vocab_size;
     for (uint32_t q = 0; q < s->size; q++) {
         struct shard_range part = shard_split(s->a.model->vocab_size, 1, s->size, q);
         const float *from = (const void *)(s->receive + q * slot_bytes(s->part_max));
         if (q == s->rank)
             from = s->logits + (size_t)t->begin[q] * part.count;
-        for (uint32_t i = 0; i < tile_rows(t, s->rank); i++)
-            memcpy(s->rows + i * vocab + part.begin, from + (size_t)i * part.count,
-                part.count * sizeof(float));
+        place(s, &(struct place_args){.n_rows = tile_rows(t, s->rank),
+                     .n = part.count,
+                     .in = from,
+                     .out = s->rows + part.begin,
+                     .out_stride = s->a.model->vocab_size});
     }
 }
 

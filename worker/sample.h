@@ -33,6 +33,8 @@ struct sampler_args {
 struct sampler;
 
 uint64_t sampler_heap_bytes(const struct model_config *m, const struct shard *s);
+// Bytes of memory that it takes besides, on each rank.
+uint64_t sampler_bytes(const struct model_config *m, const struct shard *s);
 enum status sampler_open(const struct sampler_args *args, struct sampler **out, struct error *err);
 void sampler_close(struct sampler *s); // NULL is allowed
 

@@ -85,10 +85,9 @@ static enum status bind(
     if (slice->n_parts == 0)
         return STATUS_OK;
     struct weight_source source = source_of(slice);
-    TRY(l->weights->kernels->weight_make(l->weights->device, &source, out, err));
     for (uint32_t i = 0; i < slice->n_parts; i++)
         prefetch_part(l, &slice->part[i], (uint64_t)slice->k * dtype_bytes(slice->dtype));
-    return STATUS_OK;
+    return l->weights->kernels->weight_make(l->weights->device, &source, out, err);
 }
 
 static float element(const void *data, enum dtype t, uint32_t i)
@@ -130,13 +129,48 @@ static enum status bind_layer(struct loading *l, const struct weights_plan_layer
     return bind_f32(l->weights, &plan->slot[LAYER_SLOT_MLP_OUT_BIAS], &out->mlp_out_bias_f32, err);
 }
 
+// The handle of an earlier slot that has the same bytes: the embedding, where the head is tied.
+static struct weight *bound_already(
+    const struct weights *w, const struct weights_plan *plan, int slot)
+{
+    const struct weight_slice *mine = &plan->slot[slot];
+    for (int i = 0; i < slot && mine->n_parts; i++) {
+        const struct weight_slice *s = &plan->slot[i];
+        if (s->n_parts == 1 && mine->n_parts == 1 && s->part[0].data == mine->part[0].data &&
+            s->n == mine->n && s->k == mine->k && s->dtype == mine->dtype)
+            return w->slot[i];
+    }
+    return NULL;
+}
+
 static enum status bind_all(struct loading *l, const struct weights_plan *plan, struct error *err)
 {
-    for (int i = 0; i < MODEL_SLOT_COUNT; i++)
-        TRY(bind(l, &plan->slot[i], &l->weights->slot[i], err));
+    for (int i = 0; i < MODEL_SLOT_COUNT; i++) {
+        struct weight **slot = &l->weights->slot[i];
+        *slot = bound_already(l->weights, plan, i);
+        if (!*slot)
+            TRY(bind(l, &plan->slot[i], slot, err));
+    }
     for (uint32_t i = 0; i < plan->n_layers; i++)
         TRY(bind_layer(l, &plan->layer[i], &l->weights->layer[i], err));
     return STATUS_OK;
+}
+
+uint64_t weights_bytes(
+    const struct kernels *kernels, const struct weights_plan *plan, bool tied_head)
+{
+    uint64_t n = 0;
+    for (int i = 0; i < MODEL_SLOT_COUNT; i++) {
+        struct weight_source s = source_of(&plan->slot[i]);
+        if (s.n_parts && !(i == MODEL_SLOT_HEAD && tied_head))
+            n += kernels->weight_bytes(&s);
+    }
+    for (uint32_t k = 0; k < plan->n_layers; k++)
+        for (int i = 0; i < LAYER_SLOT_COUNT; i++) {
+            struct weight_source s = source_of(&plan->layer[k].slot[i]);
+            n += s.n_parts ? kernels->weight_bytes(&s) : 0;
+        }
+    return n;
 }
 
 enum status weights_open(const struct kernels *kernels, struct device *device,
@@ -166,8 +200,13 @@ void weights_close(struct weights *w)
 {
     if (!w->layer)
         return;
-    for (int i = 0; i < MODEL_SLOT_COUNT; i++)
-        w->kernels->weight_free(w->device, w->slot[i]);
+    for (int i = 0; i < MODEL_SLOT_COUNT; i++) {
+        bool shared = false;
+        for (int k = 0; k < i; k++)
+            shared |= w->slot[k] == w->slot[i];
+        if (!shared)
+            w->kernels->weight_free(w->device, w->slot[i]);
+    }
     for (uint32_t k = 0; k < w->n_layers; k++) {
         struct layer_weights *layer = &w->layer[k];
         for (int i = 0; i < LAYER_SLOT_COUNT; i++)

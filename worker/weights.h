@@ -45,6 +45,10 @@ struct weights_progress {
     void *user;
 };
 
+// Bytes of device memory that they take; 0 where they stay in the files.
+uint64_t weights_bytes(
+    const struct kernels *kernels, const struct weights_plan *plan, bool tied_head);
+
 // Makes the handles of every slice of `plan`, which must outlive `out`, and brings its bytes into
 // memory. `progress` may be NULL.
 enum status weights_open(const struct kernels *kernels, struct device *device,

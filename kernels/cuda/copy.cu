@@ -111,6 +111,16 @@ void cuda_gather(struct device *d, const struct gather_args *a)
     }
 }
 
+void cuda_place(struct device *d, const struct place_args *a)
+{
+    size_t row = (size_t)a->n * sizeof(float);
+    if (a->n_rows > 0 && a->n > 0)
+        device_keep(d,
+            cudaMemcpy2DAsync(a->out, a->out_stride * sizeof(float), a->in, row, row, a->n_rows,
+                cudaMemcpyDefault, d->stream),
+            "place");
+}
+
 // Layers are copied together as long as their pages have one size.
 void cuda_block_copy(struct device *d, const struct block_copy_args *a)
 {

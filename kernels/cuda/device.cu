@@ -45,6 +45,14 @@ void *device_take(struct device *d, size_t bytes)
     return NULL;
 }
 
+void cuda_mem_info(struct device *d, uint64_t *free_bytes, uint64_t *total_bytes)
+{
+    size_t left = 0, all = 0;
+    device_keep(d, cudaMemGetInfo(&left, &all), "the question for free memory");
+    *free_bytes = left;
+    *total_bytes = all;
+}
+
 void *cuda_mem_take(struct device *d, uint64_t bytes)
 {
     void *p = NULL;

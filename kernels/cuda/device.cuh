@@ -154,6 +154,7 @@ void cuda_device_close(struct device *d);
 void cuda_device_describe(const struct device *d, char *text, size_t n);
 enum status cuda_device_sync(struct device *d, struct error *err);
 void *cuda_device_stream(struct device *d);
+void cuda_mem_info(struct device *d, uint64_t *free_bytes, uint64_t *total_bytes);
 void *cuda_mem_take(struct device *d, uint64_t bytes);
 void cuda_mem_give(struct device *d, void *p, uint64_t bytes);
 void cuda_copy_in(struct device *d, void *to_device, const void *from_host, uint64_t bytes);
@@ -174,6 +175,7 @@ void cuda_rope_kv(struct device *d, const struct rope_kv_args *a);
 void cuda_attention(struct device *d, const struct attention_args *a);
 void cuda_act(struct device *d, const struct act_args *a);
 void cuda_gather(struct device *d, const struct gather_args *a);
+void cuda_place(struct device *d, const struct place_args *a);
 void cuda_logit_scale(struct device *d, const struct logit_scale_args *a);
 void cuda_block_copy(struct device *d, const struct block_copy_args *a);
 enum status cuda_sampler_open(

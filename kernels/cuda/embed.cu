@@ -19,14 +19,15 @@ template <class T> __global__ void __launch_bounds__(256) embed_kernel(embed_cal
     unsigned row = blockIdx.x;
     if (row >= c.counts[DEVICE_COUNT_ROWS])
         return;
-    uint32_t id = c.token_ids[row] - c.vocab_begin; // wraps where the id is below
-    bool here = id < c.vocab_count;
+    uint32_t id = c.table != nullptr ? c.token_ids[row] - c.vocab_begin : 0; // wraps if below
+    bool here = c.table == nullptr || id < c.vocab_count;
     size_t from = (size_t)id * c.table_stride;
     size_t learned = (size_t)(c.positions[row] + c.position_offset) * c.learned_stride;
     for (unsigned i = threadIdx.x; i < c.dim; i += blockDim.x) {
         float v = 0;
         if (here) {
-            v = phx_load_any(c.table, c.table_type, from + i) * c.scale;
+            v = c.table != nullptr ? phx_load_any(c.table, c.table_type, from + i) * c.scale
+                                   : phx_float(out[(size_t)row * c.dim + i]);
             if (c.learned != nullptr)
                 v += phx_load_any(c.learned, c.learned_type, learned + i);
         }
@@ -39,9 +40,21 @@ template <class T> __global__ void __launch_bounds__(256) embed_kernel(embed_cal
 void cuda_embed(struct device *d, const struct embed_args *a)
 {
     check(a->batch == d->host_batch);
-    embed_call c = {d->batch.counts, d->batch.token_ids, d->batch.positions, a->table->data,
-        nullptr, a->table->dtype, DTYPE_F32, a->table->k, a->vocab_begin, a->table->n,
-        a->table->stride, 0, a->position_offset, a->scale};
+    check(a->table != NULL || a->positions != NULL);
+    embed_call c = {};
+    c.counts = d->batch.counts;
+    c.token_ids = d->batch.token_ids;
+    c.positions = d->batch.positions;
+    c.dim = a->table != NULL ? a->table->k : a->positions->k;
+    c.vocab_begin = a->vocab_begin;
+    c.position_offset = a->position_offset;
+    c.scale = a->scale;
+    if (a->table != NULL) {
+        c.table = a->table->data;
+        c.table_type = a->table->dtype;
+        c.table_stride = a->table->stride;
+        c.vocab_count = a->table->n;
+    }
     if (a->positions != NULL) {
         check(a->positions->k == c.dim && d->batch.n_keys + a->position_offset <= a->positions->n);
         c.learned = a->positions->data;

@@ -31,6 +31,7 @@ struct kernels fill()
     k.device_describe = cuda_device_describe;
     k.device_sync = cuda_device_sync;
     k.device_stream = cuda_device_stream;
+    k.mem_info = cuda_mem_info;
     k.mem_take = cuda_mem_take;
     k.mem_give = cuda_mem_give;
     k.copy_in = cuda_copy_in;
@@ -47,6 +48,7 @@ struct kernels fill()
     k.rope_kv = cuda_rope_kv;
     k.act = cuda_act;
     k.gather = cuda_gather;
+    k.place = cuda_place;
     k.logit_scale = cuda_logit_scale;
     k.block_copy = cuda_block_copy;
     return k;

@@ -296,6 +296,18 @@ cudaError_t cudaMemcpyAsync(
     return enqueue_host(s, [=] { std::memcpy(to, from, bytes); });
 }
 
+cudaError_t cudaMemcpy2DAsync(void *to, std::size_t to_pitch, const void *from,
+    std::size_t from_pitch, std::size_t width, std::size_t height, cudaMemcpyKind, cudaStream_t s)
+{
+    if (width > to_pitch || width > from_pitch)
+        return give(cudaErrorInvalidValue);
+    return enqueue_host(s, [=] {
+        for (std::size_t i = 0; i < height; i++)
+            std::memcpy(static_cast<char *>(to) + i * to_pitch,
+                static_cast<const char *>(from) + i * from_pitch, width);
+    });
+}
+
 cudaError_t cudaMemset(void *p, int value, std::size_t bytes)
 {
     cudaError_t e = cudaMemsetAsync(p, value, bytes, nullptr);

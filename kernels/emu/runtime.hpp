@@ -69,6 +69,9 @@ cudaError_t cudaFreeHost(void *p);
 cudaError_t cudaMemcpy(void *to, const void *from, std::size_t bytes, cudaMemcpyKind kind);
 cudaError_t cudaMemcpyAsync(
     void *to, const void *from, std::size_t bytes, cudaMemcpyKind kind, cudaStream_t s);
+cudaError_t cudaMemcpy2DAsync(void *to, std::size_t to_pitch, const void *from,
+    std::size_t from_pitch, std::size_t width, std::size_t height, cudaMemcpyKind kind,
+    cudaStream_t s);
 cudaError_t cudaMemset(void *p, int value, std::size_t bytes);
 cudaError_t cudaMemsetAsync(void *p, int value, std::size_t bytes, cudaStream_t s);
 

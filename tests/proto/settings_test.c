@@ -122,6 +122,9 @@ static struct settings unusual(void)
         .max_waiting_requests = 12,
         .plans_in_flight = 2,
         .kv_cache_memory = (uint64_t)5 << 40,
+        .kv_cache_percent = 60,
+        .device = 2,
+        .determinism = 1,
         .kv_cache_dtype = 2,
         .block_size = 32,
         .guaranteed_no_evict = true,
@@ -175,7 +178,7 @@ static void test_words(void **state)
     settings_word(&s, "log_level", word);
     assert_string_equal(word, "debug");
     settings_word(&s, "device", word);
-    assert_string_equal(word, "cpu");
+    assert_string_equal(word, "cuda");
 }
 
 int main(void)

@@ -374,8 +374,11 @@ static void test_sizes(void **state)
         .n_groups = 1,
         .block_bytes = {1000},
         .block_bytes_all = 1000};
-    struct kv_cache_wish w = {
-        .available_bytes = 1000000, .ranks_on_host = 2, .max_num_seqs = 4, .default_model_len = 64};
+    struct kv_cache_wish w = {.available_bytes = 1000000,
+        .default_percent = 50,
+        .n_sharing = 2,
+        .max_num_seqs = 4,
+        .default_model_len = 64};
     uint32_t blocks = 0, len = 0;
     struct error err = {0};
     // What four sequences of 64 tokens need.
@@ -387,6 +390,10 @@ static void test_sizes(void **state)
     assert_int_equal(kv_cache_size(&bill, &w, &blocks, &len, &err), STATUS_OK);
     assert_int_equal(blocks, 250);
     assert_int_equal(len, 4000);
+    w.percent = 80;
+    assert_int_equal(kv_cache_size(&bill, &w, &blocks, &len, &err), STATUS_OK);
+    assert_int_equal(blocks, 400);
+    w.percent = 0;
     w.max_model_len = 4001;
     assert_int_equal(kv_cache_size(&bill, &w, &blocks, &len, &err), STATUS_NO_MEMORY);
     w.budget_bytes = 251000;
