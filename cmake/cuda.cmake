@@ -75,3 +75,51 @@ function(phalanx_device_objects name)
   add_custom_target(${name} ALL DEPENDS ${objects})
   set_target_properties(${name} PROPERTIES DEVICE_OBJECTS "${objects}")
 endfunction()
+
+# phalanx_plugins(): libphalanx_emu.so and libphalanx_cuda.so of the folders that have been added. A
+# plugin shows what its map names and hides the rest.
+function(phalanx_plugins)
+  set(map ${PROJECT_SOURCE_DIR}/cmake/plugin.map)
+  if(TARGET phalanx_kernels_emu)
+    add_library(phalanx_emu_plugin SHARED $<TARGET_OBJECTS:phalanx_kernels_emu>)
+    if(TARGET phalanx_collectives_emu)
+      target_sources(phalanx_emu_plugin PRIVATE $<TARGET_OBJECTS:phalanx_collectives_emu>)
+    endif()
+    target_link_libraries(phalanx_emu_plugin PRIVATE phalanx_emu phalanx_cuda_host phalanx_base)
+    target_link_options(phalanx_emu_plugin PRIVATE -Wl,--version-script=${map})
+    set_target_properties(phalanx_emu_plugin PROPERTIES OUTPUT_NAME phalanx_emu LINK_DEPENDS ${map}
+      LINKER_LANGUAGE CXX LIBRARY_OUTPUT_DIRECTORY ${CMAKE_RUNTIME_OUTPUT_DIRECTORY})
+  endif()
+  if(NOT TARGET phalanx_kernels_cuda)
+    return()
+  endif()
+  if(PHALANX_SANITIZE)
+    message(STATUS "libphalanx_cuda.so is left out of a build with sanitizers")
+    return()
+  endif()
+  get_target_property(objects phalanx_kernels_cuda DEVICE_OBJECTS)
+  set(targets phalanx_kernels_cuda)
+  if(TARGET phalanx_collectives_cuda)
+    get_target_property(more phalanx_collectives_cuda DEVICE_OBJECTS)
+    list(APPEND objects ${more})
+    list(APPEND targets phalanx_collectives_cuda)
+  endif()
+  get_filename_component(cuda ${PHALANX_NVCC} REALPATH)
+  get_filename_component(cuda ${cuda}/../.. ABSOLUTE)
+  find_library(PHALANX_CUDART NAMES libcudart_static.a
+    HINTS ${cuda}/lib64 ${cuda}/targets/x86_64-linux/lib)
+  if(NOT PHALANX_CUDART)
+    message(FATAL_ERROR
+      "nvcc is there, but libcudart_static.a is not; -DPHALANX_CUDA=OFF does without both")
+  endif()
+  # cudart is linked in and everything else of CUDA is loaded at run time, so that the library
+  # loads on any machine.
+  set(plugin ${CMAKE_RUNTIME_OUTPUT_DIRECTORY}/libphalanx_cuda.so)
+  add_custom_command(OUTPUT ${plugin}
+    COMMAND ${CMAKE_C_COMPILER} -shared -s -Wl,-z,defs -Wl,--version-script=${map} -o ${plugin}
+      ${objects} $<TARGET_FILE:phalanx_cuda_host> $<TARGET_FILE:phalanx_base> ${PHALANX_CUDART}
+      -lpthread -ldl -lrt -lm
+    DEPENDS ${objects} phalanx_cuda_host phalanx_base ${map} COMMENT "Linking libphalanx_cuda.so" VERBATIM)
+  add_custom_target(phalanx_cuda_plugin ALL DEPENDS ${plugin})
+  add_dependencies(phalanx_cuda_plugin ${targets})
+endfunction()

@@ -30,11 +30,11 @@ struct plugin {
     // be NULL.
     enum status (*devices)(
         struct plugin_device out[PLUGIN_DEVICES_MAX], uint32_t *n, struct error *err);
-    // A struct coll_backend that works on these devices, or NULL.
+    // A struct coll_plugin (collectives/cuda/plugin.h) for these devices, or NULL.
     const void *collectives;
 };
 
-// Loads lib`phalanx_NAME`.so; it stays loaded.
+// Loads libphalanx_`name`.so; it stays loaded.
 enum status plugin_load(const char *name, const struct plugin **out, struct error *err);
 
 #endif

@@ -97,12 +97,16 @@ enum status device_list(
     return STATUS_OK;
 }
 
-extern "C" __attribute__((visibility("default"))) const struct plugin *phalanx_plugin(void);
+extern "C" {
+const struct plugin *phalanx_plugin(void);
+// Of the collectives' device half, where it is linked in.
+__attribute__((weak)) const void *coll_plugin_table(void);
+}
 
 const struct plugin *phalanx_plugin(void)
 {
     static const struct kernels table = fill();
-    static const struct plugin plugin = {
-        PLUGIN_VERSION, sizeof(struct kernels), BUILT_FOR, &table, device_list, NULL};
+    static const struct plugin plugin = {PLUGIN_VERSION, sizeof(struct kernels), BUILT_FOR, &table,
+        device_list, coll_plugin_table != NULL ? coll_plugin_table() : NULL};
     return &plugin;
 }

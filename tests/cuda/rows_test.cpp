@@ -35,6 +35,17 @@ void embed_matches(void **)
         s.emu->batch_begin(s.emu_device, &t.b);
         s.emu->embed(s.emu_device, &a);
         assert_close("embed", expected, out.read(s.type), s.type);
+        // Positions alone, to what is there.
+        a.batch = &t.b;
+        a.table = nullptr;
+        a.positions = learned.cpu;
+        expected = out.read(s.type);
+        a.out = expected.data();
+        s.cpu->embed(s.cpu_device, &a);
+        a.positions = learned.emu;
+        a.out = out.p;
+        s.emu->embed(s.emu_device, &a);
+        assert_close("positions", expected, out.read(s.type), s.type);
     }
 }
 
