@@ -48,7 +48,7 @@ struct cache_header {
     char magic[8];
     uint32_t version, flags;
     struct hash128 source; // of the files that the draft was read from
-    struct hash128 body;   // of all that follows the header
+    struct hash128 whole;  // of all but itself
     uint64_t bytes[SECTION_COUNT];
 };
 
@@ -103,6 +103,16 @@ bool tokenizer_cache_default_dir(char path[TEXT_FILE_PATH_BYTES])
            text_file_path(path, cache, "phalanx");
 }
 
+// The hash of a file whose header is `h`, and what follows it.
+static struct hash128 whole_hash(const struct cache_header *h, const uint8_t *body, size_t n)
+{
+    struct cache_header plain = *h;
+    plain.whole = (struct hash128){0};
+    struct hash128 head =
+        hash_128((struct hash_key){h->source.lo, h->source.hi}, &plain, sizeof plain);
+    return hash_128((struct hash_key){head.lo, head.hi}, body, n);
+}
+
 // ---- reading -------------------------------------------------------------------------------
 
 // The whole file, if it is the user's own and nobody else may write it; NULL otherwise.
@@ -147,9 +157,8 @@ static bool find_sections(const uint8_t *data, size_t n, struct hash128 source,
         s->part[i] = (struct tokenizer_bytes){data + at, (size_t)h->bytes[i]};
         at += (size_t)h->bytes[i];
     }
-    struct hash_key key = {source.lo, source.hi};
-    struct hash128 body = hash_128(key, data + sizeof *h, n - sizeof *h);
-    return at == n && body.lo == h->body.lo && body.hi == h->body.hi;
+    struct hash128 whole = whole_hash(h, data + sizeof *h, n - sizeof *h);
+    return at == n && whole.lo == h->whole.lo && whole.hi == h->whole.hi;
 }
 
 static bool read_tokens(struct tokenizer_draft *d, const struct sections *s)
@@ -294,8 +303,7 @@ static bool make_file(struct buf *out, const struct tokenizer_draft *d, struct h
     append_section(out, &h, SECTION_EOS, d->eos);
     if (buf_failed(out))
         return false;
-    h.body = hash_128(
-        (struct hash_key){source.lo, source.hi}, out->data + sizeof h, out->size - sizeof h);
+    h.whole = whole_hash(&h, out->data + sizeof h, out->size - sizeof h);
     memcpy(out->data, &h, sizeof h);
     return true;
 }
