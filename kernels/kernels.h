@@ -57,7 +57,7 @@ enum determinism { DETERMINISM_BATCH, DETERMINISM_RUN };
 
 struct device_args {
     uint32_t n_threads;    // CPU: team size, at least 1 (the calling thread is one of them)
-    uint32_t index;        // GPU number
+    uint32_t index;        // GPU number; more ranks than GPUs share them in turn
     enum dtype activation; // as activation_for() says
     enum determinism determinism;
     bool spin;       // threads may spin between ops: true where cores >= runnable threads
@@ -368,8 +368,11 @@ struct kernels {
     // (optional) Models that need them are refused where they are not.
     void (*clip)(struct device *d, const struct clip_args *a);
     void (*qk_norm)(struct device *d, const struct qk_norm_args *a);
-    // (optional) The stream of the ops, a cudaStream_t: for collectives on the device.
+    // (optional) For collectives on the device: the stream of the ops (a cudaStream_t), where the
+    // device is, and the plugin's struct coll_plugin (collectives/cuda/plugin.h).
     void *(*device_stream)(struct device *d);
+    void (*device_place)(const struct device *d, int *index, uint32_t *capability);
+    const void *collectives;
     // (optional) mixture of experts: routing, grouped products, combination.
     void (*experts)(struct device *d, const void *args);
 };

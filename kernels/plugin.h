@@ -30,8 +30,6 @@ struct plugin {
     // be NULL.
     enum status (*devices)(
         struct plugin_device out[PLUGIN_DEVICES_MAX], uint32_t *n, struct error *err);
-    // A struct coll_plugin (collectives/cuda/plugin.h) for these devices, or NULL.
-    const void *collectives;
 };
 
 // Loads libphalanx_`name`.so; it stays loaded.

@@ -231,7 +231,8 @@ static enum status sum_failed(const struct forward *f, enum status s, struct err
 // Sums of the host read what the device has written: it must have.
 static enum status before_sum(struct forward *f, struct error *err)
 {
-    return f->a.kernels->device_memory ? f->a.kernels->device_sync(f->a.device, err) : STATUS_OK;
+    bool waits = f->a.kernels->device_memory && !f->a.stream;
+    return waits ? f->a.kernels->device_sync(f->a.device, err) : STATUS_OK;
 }
 
 // Sums [n_rows, dim] numbers of the heap over the ranks.
@@ -244,7 +245,8 @@ static enum status sum_over_ranks(
         .count = (size_t)f->n_rows * dim,
         .dtype = type,
         .op = COLL_SUM,
-        .symmetric = true};
+        .symmetric = true,
+        .stream = f->a.stream};
     TRY(before_sum(f, err));
     uint64_t begin = clock_now_us();
     enum status s = coll_all_reduce(f->a.group, &args);
@@ -272,6 +274,7 @@ static enum status sum_and_norm(
         .dim = m->hidden_dim,
         .dtype = f->a.activation,
         .symmetric = true,
+        .stream = f->a.stream,
         .residual = f->residual,
         .residual_scale = m->residual_scale,
         .bias = bias,
@@ -674,6 +677,15 @@ static enum status embed(struct forward *f, struct error *err)
     return STATUS_OK;
 }
 
+enum status forward_sync(struct forward *f, struct error *err)
+{
+    TRY(f->a.kernels->device_sync(f->a.device, err));
+    if (!f->a.group || !f->a.stream)
+        return STATUS_OK;
+    enum status s = coll_poll(f->a.group);
+    return s == STATUS_OK ? s : status_fail(err, s, "%s", coll_error(f->a.group)->text);
+}
+
 enum status forward_rows(struct forward *f, const struct batch *batch,
     const struct forward_pulse *pulse, struct error *err)
 {
@@ -697,7 +709,7 @@ enum status forward_rows(struct forward *f, const struct batch *batch,
     if (batch->n_logit_rows && !f->normed_ahead)
         add_and_norm(f, f->a.weights->final_norm, f->a.weights->final_norm_bias,
             f->a.model->final_norm ? f->normed : NULL);
-    return f->a.kernels->device_sync(f->a.device, err);
+    return forward_sync(f, err);
 }
 
 // Where the head reads its rows: `rows` of what stands behind the last layer, gathered on a device.

@@ -26,6 +26,7 @@ struct forward_args {
     const struct weights *weights;
     const struct kv_cache *kv;
     enum dtype activation; // of the device
+    void *stream;          // of the device, where the group is on it; else NULL
     uint32_t rows_max;
     bool separate_norms; // never sum over ranks and norm in one operation: the same bits
 };
@@ -57,6 +58,9 @@ void forward_copy_blocks(
 // batch->logit_rows. A failed sum over ranks is final for the rank.
 enum status forward_rows(struct forward *f, const struct batch *batch,
     const struct forward_pulse *pulse, struct error *err);
+
+// Waits for the device, and for operations of the group that run on it.
+enum status forward_sync(struct forward *f, struct error *err);
 
 // Logits of this rank's vocabulary rows for `n` (up to FORWARD_LOGIT_ROWS) of the wanted rows:
 // wanted[i] is an index into batch->logit_rows of the last forward_rows. out [n, vocab rows of the

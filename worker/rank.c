@@ -246,14 +246,32 @@ static enum status load(struct rank *r, const struct weights_progress *progress,
 
 // ---- phase 4: the group, phase 5: pages and buffers --------------------------------------------
 
+// Where the plugin has collectives of its own, the group is on the device.
+static enum status open_coll_device(struct rank *r, struct error *err)
+{
+    const struct coll_plugin *p = r->kernels->collectives;
+    if (!p)
+        return STATUS_OK;
+    if (p->version != COLL_PLUGIN_VERSION)
+        return status_fail(err, STATUS_UNSUPPORTED,
+            "the plugin of %s has collectives of another version", r->kernels->name);
+    struct coll_plugin_args args = {0};
+    r->kernels->device_place(r->device, &args.device, &args.capability);
+    TRY(p->open(&args, &r->coll_device, err));
+    r->group_on_device = true;
+    return STATUS_OK;
+}
+
 static enum status open_group(struct rank *r, struct error *err)
 {
     if (r->info.size == 1)
         return STATUS_OK;
+    TRY(agree(r, open_coll_device(r, err), err));
     struct coll_args args = {.backend = "auto",
         .heap_bytes =
             forward_heap_bytes(&r->model, r->activation, r->options.max_num_batched_tokens) +
             sampler_heap_bytes(&r->model, &r->shard) + HEAP_SLACK_BYTES,
+        .device = r->group_on_device ? &r->coll_device : NULL,
         .timeout_ms = r->options.collective_timeout_ms,
         .spin = r->info.spin};
     TRY(coll_create(r->bootstrap, &args, &r->group, err));
@@ -277,6 +295,7 @@ static void set_limits(struct rank *r)
 
 static enum status open_work(struct rank *r, struct error *err)
 {
+    void *stream = r->group_on_device ? r->kernels->device_stream(r->device) : NULL;
     set_limits(r);
     TRY(kv_cache_open(
         r->kernels, r->device, &r->model, &r->shard, &r->bill, r->n_blocks, &r->kv, err));
@@ -289,12 +308,14 @@ static enum status open_work(struct rank *r, struct error *err)
         .weights = &r->weights,
         .kv = &r->kv,
         .activation = r->activation,
+        .stream = stream,
         .rows_max = r->info.limits.step_tokens,
         .separate_norms = r->options.separate_norms};
     TRY(forward_open(&forward, &r->forward, err));
     struct sampler_args sampler = {.kernels = r->kernels,
         .device = r->device,
         .group = r->group,
+        .stream = stream,
         .model = &r->model,
         .shard = &r->shard,
         .n_slots = r->info.limits.n_slots,
@@ -363,6 +384,8 @@ void rank_close(struct rank *r)
         ring_destroy(r->ring);
     if (r->group)
         coll_destroy(r->group);
+    if (r->group_on_device)
+        ((const struct coll_plugin *)r->kernels->collectives)->close(&r->coll_device);
     if (r->device)
         r->kernels->device_close(r->device);
     buf_deinit(&r->copy);

@@ -3,6 +3,7 @@
 #ifndef PHALANX_WORKER_RANK_INTERNAL_H
 #define PHALANX_WORKER_RANK_INTERNAL_H
 
+#include "collectives/cuda/plugin.h"
 #include "collectives/ring.h"
 #include "model/safetensors.h"
 #include "worker/kv_cache.h"
@@ -25,6 +26,8 @@ struct rank {
     struct bill_kv bill;
     uint32_t n_blocks;
     struct kv_cache kv;
+    struct coll_device coll_device; // opened where the group is on the device
+    bool group_on_device;
     struct coll_group *group; // NULL: a group of one
     struct ring *ring;        // NULL: a group of one
     struct forward *forward;

@@ -15,7 +15,8 @@ struct sampler {
     float *logits;                   // [TILE, vocabulary part], device memory
     float *rows;                     // [TILE, vocab_size], device memory; group of one: NULL
     uint8_t *receive;                // [size][TILE, vocabulary part of the source], in the heap
-    struct sample_outcome *gathered; // [size][TILE], in the heap; group of one: owned
+    struct sample_outcome *gathered; // [size][TILE], on the host: in the heap, or owned
+    struct sample_outcome *passed;   // the same in the heap of a group that is on the device
     uint64_t logits_bytes, rows_bytes;
     struct sample_row row[TILE];
     struct sample_result *result; // [TILE]
@@ -64,8 +65,10 @@ static bool take_all(struct sampler *s)
     }
     s->rows = a->kernels->mem_take(a->device, s->rows_bytes);
     s->receive = coll_heap_take(a->group, s->size * slot_bytes(s->part_max));
-    s->gathered = coll_heap_take(a->group, gathered_bytes(s->size));
-    return s->result && s->logits && s->rows && s->receive && s->gathered;
+    void *shared = coll_heap_take(a->group, gathered_bytes(s->size));
+    s->passed = a->stream ? shared : NULL;
+    s->gathered = a->stream ? calloc(1, gathered_bytes(s->size)) : shared;
+    return s->result && s->logits && s->rows && s->receive && shared && s->gathered;
 }
 
 enum status sampler_open(const struct sampler_args *args, struct sampler **out, struct error *err)
@@ -100,7 +103,7 @@ void sampler_close(struct sampler *s)
     s->a.kernels->mem_give(s->a.device, s->logits, s->logits_bytes);
     if (s->rows)
         s->a.kernels->mem_give(s->a.device, s->rows, s->rows_bytes);
-    if (!s->a.group)
+    if (!s->a.group || s->a.stream)
         free(s->gathered);
     free(s->result);
     free(s);
@@ -148,12 +151,13 @@ static enum status exchange(struct sampler *s, const struct tile *t, struct erro
 {
     const void *send[COLL_RANKS_MAX] = {0};
     size_t send_bytes[COLL_RANKS_MAX] = {0}, receive_bytes[COLL_RANKS_MAX] = {0};
-    struct coll_exchange_args args = {.counts = COLL_COUNTS_BOUNDED,
+    struct coll_exchange_args args = {.counts = COLL_COUNTS_FIXED,
         .send = send,
         .send_bytes = send_bytes,
         .receive = s->receive,
         .slot_bytes = slot_bytes(s->part_max),
-        .receive_bytes = receive_bytes};
+        .receive_bytes = receive_bytes,
+        .stream = s->a.stream};
     uint32_t mine = tile_rows(t, s->rank);
     uint32_t part = shard_vocab(s->a.model, s->a.shard).count;
     for (uint32_t q = 0; q < s->size; q++) {
@@ -162,13 +166,10 @@ static enum status exchange(struct sampler *s, const struct tile *t, struct erro
         args.peers |= (uint64_t)1 << q;
         send[q] = s->logits + (size_t)t->begin[q] * part;
         send_bytes[q] = (size_t)tile_rows(t, q) * part * sizeof(float);
+        size_t columns = shard_split(s->a.model->vocab_size, 1, s->size, q).count;
+        receive_bytes[q] = mine * columns * sizeof(float);
     }
     enum status status = args.peers ? coll_exchange(s->a.group, &args) : STATUS_OK;
-    for (uint32_t q = 0; status == STATUS_OK && q < s->size; q++) {
-        size_t cols = shard_split(s->a.model->vocab_size, 1, s->size, q).count;
-        if (args.peers >> q & 1 && receive_bytes[q] != mine * cols * sizeof(float))
-            status = STATUS_MISMATCH;
-    }
     if (status != STATUS_OK)
         return status_fail(err, status, "rank %u of %u: the exchange of logits failed: %s", s->rank,
             s->size, status_text(status));
@@ -237,15 +238,21 @@ static enum status sample_mine(
     return STATUS_OK;
 }
 
-static enum status tell_all(struct sampler *s, uint32_t stride, struct error *err)
+static enum status tell_all(
+    struct sampler *s, struct forward *f, uint32_t stride, struct error *err)
 {
-    size_t bytes = stride * sizeof *s->gathered;
-    enum status status = coll_all_gather(
-        s->a.group, s->gathered + (size_t)s->rank * stride, s->gathered, bytes, NULL);
+    size_t bytes = stride * sizeof *s->gathered, at = (size_t)s->rank * stride;
+    struct sample_outcome *all = s->passed ? s->passed : s->gathered;
+    if (s->passed)
+        s->a.kernels->copy_in(s->a.device, all + at, s->gathered + at, bytes);
+    enum status status = coll_all_gather(s->a.group, all + at, all, bytes, s->a.stream);
     if (status != STATUS_OK)
         return status_fail(err, status, "rank %u of %u: the exchange of tokens failed: %s", s->rank,
             s->size, status_text(status));
-    return STATUS_OK;
+    if (!s->passed)
+        return STATUS_OK;
+    s->a.kernels->copy_out(s->a.device, s->gathered, all, s->size * bytes);
+    return forward_sync(f, err);
 }
 
 static enum status run_tile(struct sampler *s, struct forward *f, struct tile *t,
@@ -260,13 +267,14 @@ static enum status run_tile(struct sampler *s, struct forward *f, struct tile *t
             stride = tile_rows(t, q);
     forward_logits(f, wanted, t->n, s->logits);
     if (s->a.group) {
-        TRY(s->a.kernels->device_sync(s->a.device, err));
+        if (!s->a.stream) // the host's exchange reads what the device has written
+            TRY(s->a.kernels->device_sync(s->a.device, err));
         TRY(exchange(s, t, err));
         join_parts(s, t);
     }
     TRY(sample_mine(s, t, stride, err));
     if (s->a.group)
-        TRY(tell_all(s, stride, err));
+        TRY(tell_all(s, f, stride, err));
     for (uint32_t q = 0; q < s->size; q++)
         for (uint32_t i = 0; i < tile_rows(t, q); i++)
             out[t->order[t->begin[q] + i]] = s->gathered[q * stride + i];

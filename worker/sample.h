@@ -24,6 +24,7 @@ struct sampler_args {
     const struct kernels *kernels;
     struct device *device;
     struct coll_group *group; // NULL: a group of one
+    void *stream;             // of the device, where the group is on it; else NULL
     const struct model_config *model;
     const struct shard *shard;
     uint32_t n_slots, context_tokens;

@@ -184,9 +184,7 @@ static enum status choose(struct device *d, uint32_t index, struct error *err)
     struct plugin_device all[PLUGIN_DEVICES_MAX];
     uint32_t n;
     TRY(device_list(all, &n, err));
-    if (index >= n)
-        return status_fail(err, STATUS_INVALID,
-            "device %u is asked for; this host has %u, numbered from 0", index, n);
+    index %= n;
     d->index = (int)index;
     d->n_sms = all[index].n_sms;
     d->cc = 10 * all[index].cc_major + all[index].cc_minor;
@@ -269,6 +267,12 @@ void cuda_device_describe(const struct device *d, char *text, size_t n)
 void *cuda_device_stream(struct device *d)
 {
     return d->stream;
+}
+
+void cuda_device_place(const struct device *d, int *index, uint32_t *capability)
+{
+    *index = d->index;
+    *capability = d->cc;
 }
 
 phx_launch_config device_launch(const struct device *d, dim3 grid, dim3 block, size_t dynamic_bytes)

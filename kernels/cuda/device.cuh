@@ -154,6 +154,7 @@ void cuda_device_close(struct device *d);
 void cuda_device_describe(const struct device *d, char *text, size_t n);
 enum status cuda_device_sync(struct device *d, struct error *err);
 void *cuda_device_stream(struct device *d);
+void cuda_device_place(const struct device *d, int *index, uint32_t *capability);
 void cuda_mem_info(struct device *d, uint64_t *free_bytes, uint64_t *total_bytes);
 void *cuda_mem_take(struct device *d, uint64_t bytes);
 void cuda_mem_give(struct device *d, void *p, uint64_t bytes);
@@ -169,8 +170,7 @@ void cuda_batch_begin(struct device *d, const struct batch *b);
 void cuda_embed(struct device *d, const struct embed_args *a);
 void cuda_norm(struct device *d, const struct norm_args *a);
 void cuda_linear(struct device *d, const struct linear_args *a);
-void cuda_linear_act(
-    struct device *d, const struct linear_args *a, const struct act_args *act);
+void cuda_linear_act(struct device *d, const struct linear_args *a, const struct act_args *act);
 void cuda_rope_kv(struct device *d, const struct rope_kv_args *a);
 void cuda_attention(struct device *d, const struct attention_args *a);
 void cuda_act(struct device *d, const struct act_args *a);

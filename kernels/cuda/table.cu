@@ -12,6 +12,9 @@
 #define BUILT_FOR BUILT_FOR_TEXT(CUDART_VERSION)
 #endif
 
+// Of the collectives' device half, where it is linked in.
+extern "C" __attribute__((weak)) const void *coll_plugin_table(void);
+
 namespace
 {
 
@@ -31,6 +34,8 @@ struct kernels fill()
     k.device_describe = cuda_device_describe;
     k.device_sync = cuda_device_sync;
     k.device_stream = cuda_device_stream;
+    k.device_place = cuda_device_place;
+    k.collectives = coll_plugin_table != NULL ? coll_plugin_table() : NULL;
     k.mem_info = cuda_mem_info;
     k.mem_take = cuda_mem_take;
     k.mem_give = cuda_mem_give;
@@ -97,16 +102,12 @@ enum status device_list(
     return STATUS_OK;
 }
 
-extern "C" {
-const struct plugin *phalanx_plugin(void);
-// Of the collectives' device half, where it is linked in.
-__attribute__((weak)) const void *coll_plugin_table(void);
-}
+extern "C" const struct plugin *phalanx_plugin(void);
 
 const struct plugin *phalanx_plugin(void)
 {
     static const struct kernels table = fill();
-    static const struct plugin plugin = {PLUGIN_VERSION, sizeof(struct kernels), BUILT_FOR, &table,
-        device_list, coll_plugin_table != NULL ? coll_plugin_table() : NULL};
+    static const struct plugin plugin = {
+        PLUGIN_VERSION, sizeof(struct kernels), BUILT_FOR, &table, device_list};
     return &plugin;
 }
