@@ -124,6 +124,9 @@ void cuda_batch_begin(struct device *d, const struct batch *b)
     d->batch.n_seqs = b->n_seqs;
     d->batch.n_logit_rows = b->n_logit_rows;
     d->batch.n_keys = n_keys;
+    d->batch.seq_rows = 0;
+    for (uint32_t i = 0; i < b->n_seqs; i++)
+        d->batch.seq_rows = max(d->batch.seq_rows, b->seq[i].n_rows);
     d->batch.counts = there.counts;
     d->batch.seq = there.seq;
     d->batch.token_ids = there.token_ids;

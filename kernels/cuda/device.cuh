@@ -49,6 +49,7 @@ enum device_count {
 // takes its numbers from `counts`, and the fields of the host only bound its grid.
 struct device_batch {
     uint32_t n_rows, n_seqs, n_logit_rows, n_keys; // while a graph is recorded: upper bounds
+    uint32_t seq_rows;                             // of the sequence with the most; likewise
     uint32_t generation;
     // Device memory.
     const uint32_t *counts;     // [DEVICE_COUNTS]
@@ -100,8 +101,9 @@ struct device {
     struct blas *blas; // cuBLASLt, NULL where there is none or it was not wanted yet
     bool blas_tried;
 
-    struct device_samplers *samplers;         // NULL until cuda_sampler_open, which also says
-    void (*samplers_close)(struct device *d); // who frees them
+    struct device_samplers *samplers;           // NULL until cuda_sampler_open, which also says
+    void (*samplers_close)(struct device *d);   // who frees them
+    void (*samplers_deliver)(struct device *d); // and hands results over, after a device_sync
 
     enum status failed; // the first failure, and its sentence
     struct error error;

@@ -51,6 +51,7 @@ struct kernels fill()
     k.linear = cuda_linear;
     k.linear_act = cuda_linear_act;
     k.rope_kv = cuda_rope_kv;
+    k.attention = cuda_attention;
     k.act = cuda_act;
     k.gather = cuda_gather;
     k.place = cuda_place;
