@@ -2,7 +2,26 @@
 #include "tests/cuda/linear_cases.hpp"
 
 #include <cmath>
+#include <cstdlib>
 #include <ctime>
+
+extern "C" const struct plugin *phalanx_plugin(void);
+
+static bool emulated()
+{
+    return std::getenv("PHALANX_TEST_DEVICE") == nullptr;
+}
+
+static const struct kernels *test_table()
+{
+    const struct kernels *found = nullptr;
+    struct error err;
+    if (emulated())
+        return phalanx_plugin()->kernels;
+    if (kernels_find(std::getenv("PHALANX_TEST_DEVICE"), &found, &err) != STATUS_OK)
+        fail_msg("%s", err.text);
+    return found;
+}
 
 std::uint32_t linear_random::next()
 {
@@ -68,6 +87,19 @@ bool linear_buffer::poisoned(size_t i) const
     return true;
 }
 
+linear_memory::linear_memory(const struct kernels *k, struct device *d, size_t n)
+    : table(k), device(d), p(k->mem_take(d, n)), bytes(n)
+{
+    assert_non_null(p);
+    std::vector<std::uint8_t> ones(n, 0xff);
+    table->copy_in(device, p, ones.data(), n);
+}
+
+linear_memory::~linear_memory()
+{
+    table->mem_give(device, p, bytes);
+}
+
 linear_case::linear_case(enum dtype activation_type, enum dtype weight_type, uint32_t rows,
     uint32_t columns, uint32_t length, uint64_t seed)
     : activation(activation_type), weights(weight_type), m(rows), n(columns), k(length),
@@ -75,8 +107,9 @@ linear_case::linear_case(enum dtype activation_type, enum dtype weight_type, uin
       out_stride(n + static_cast<uint32_t>(seed % 5)), out_f32(seed % 3 == 0),
       has_bias(seed % 2 == 0), x(activation, static_cast<size_t>(m) * x_stride),
       w(weights, static_cast<size_t>(n) * k), bias(weights, n),
-      out(out_f32 ? DTYPE_F32 : activation, static_cast<size_t>(m) * out_stride), device(nullptr),
-      w_handle(nullptr), bias_handle(nullptr)
+      out(out_f32 ? DTYPE_F32 : activation, static_cast<size_t>(m) * out_stride),
+      table(test_table()), device(nullptr), w_handle(nullptr), bias_handle(nullptr),
+      x_there(nullptr)
 {
     linear_random r(seed);
     for (size_t i = 0; i < static_cast<size_t>(m) * x_stride; i++)
@@ -90,18 +123,22 @@ linear_case::linear_case(enum dtype activation_type, enum dtype weight_type, uin
     a.activation = activation;
     a.determinism = DETERMINISM_BATCH;
     struct error err;
-    if (cuda_device_open(&a, &device, &err) != STATUS_OK)
+    if (table->device_open(&a, &device, &err) != STATUS_OK)
         fail_msg("%s", err.text);
     w_handle = make(w, n, k);
     bias_handle = make(bias, 1, n);
-    device->n_sms = 132;
+    x_there = table->mem_take(device, x.bytes.size());
+    assert_non_null(x_there);
+    table->copy_in(device, x_there, x.bytes.data(), x.bytes.size());
+    set_sms(132);
 }
 
 linear_case::~linear_case()
 {
-    cuda_weight_free(device, w_handle);
-    cuda_weight_free(device, bias_handle);
-    cuda_device_close(device);
+    table->mem_give(device, x_there, x.bytes.size());
+    table->weight_free(device, w_handle);
+    table->weight_free(device, bias_handle);
+    table->device_close(device);
 }
 
 void linear_case::set_out(bool f32, bool bias_too)
@@ -109,6 +146,12 @@ void linear_case::set_out(bool f32, bool bias_too)
     out_f32 = f32;
     has_bias = bias_too;
     out = linear_buffer(out_f32 ? DTYPE_F32 : activation, static_cast<size_t>(m) * out_stride);
+}
+
+void linear_case::set_sms(uint32_t n_sms)
+{
+    if (emulated())
+        device->n_sms = n_sms;
 }
 
 struct weight *linear_case::make(const linear_buffer &from, uint32_t rows, uint32_t columns) const
@@ -122,40 +165,47 @@ struct weight *linear_case::make(const linear_buffer &from, uint32_t rows, uint3
     s.part[0] = {from.bytes.data(), static_cast<uint64_t>(columns) * dtype_bytes(from.type), rows};
     struct weight *made = nullptr;
     struct error err;
-    if (cuda_weight_make(device, &s, &made, &err) != STATUS_OK)
+    if (table->weight_make(device, &s, &made, &err) != STATUS_OK)
         fail_msg("%s", err.text);
     return made;
 }
 
-void linear_case::finish(uint64_t seed, const char *what) const
+void linear_case::finish(linear_buffer *to, const linear_memory &from, uint64_t seed) const
 {
     struct error err;
     emu_seed(seed);
-    if (cuda_device_sync(device, &err) != STATUS_OK)
-        fail_msg("%s %s x %s, M %u N %u K %u, seed %llu: %s", what, dtype_name(activation),
+    table->copy_out(device, to->bytes.data(), from.p, to->bytes.size());
+    if (table->device_sync(device, &err) != STATUS_OK)
+        fail_msg("%s x %s, M %u N %u K %u, seed %llu: %s", dtype_name(activation),
             dtype_name(weights), m, n, k, static_cast<unsigned long long>(seed), err.text);
 }
 
-struct linear_args linear_case::args(uint32_t first, uint32_t rows, linear_buffer &to) const
+struct linear_args linear_case::args(uint32_t first, uint32_t rows, void *to) const
 {
     struct linear_args a = {};
     a.n_rows = rows;
-    a.x = x.bytes.data() + static_cast<size_t>(first) * x_stride * dtype_bytes(activation);
+    a.x = static_cast<const char *>(x_there) +
+          static_cast<size_t>(first) * x_stride * dtype_bytes(activation);
     a.x_stride = x_stride;
     a.w = w_handle;
     a.bias = has_bias ? bias_handle : nullptr;
-    a.out = to.bytes.data();
+    a.out = to;
     a.out_stride = out_stride;
     a.out_f32 = out_f32;
     return a;
 }
 
+void linear_case::multiply(uint32_t first, uint32_t rows, linear_buffer &to, uint64_t seed) const
+{
+    linear_memory there(table, device, to.bytes.size());
+    struct linear_args a = args(first, rows, there.p);
+    table->linear(device, &a);
+    finish(&to, there, seed);
+}
+
 void linear_case::run(uint64_t seed)
 {
-    struct linear_args a = args(0, m, out);
-    out.poison();
-    cuda_linear(device, &a);
-    finish(seed, "linear");
+    multiply(0, m, out, seed);
     for (size_t i = 0; i < out.count; i++)
         if ((i % out_stride >= n) != out.poisoned(i))
             fail_msg("M %u N %u K %u: out[%zu, %zu] was %swritten", m, n, k, i / out_stride,
@@ -241,9 +291,7 @@ void linear_case::check_cpu(const std::vector<double> &size) const
 void linear_case::check_rows(uint32_t first, uint32_t rows, uint64_t seed)
 {
     linear_buffer few(out.type, static_cast<size_t>(rows) * out_stride);
-    struct linear_args a = args(first, rows, few);
-    cuda_linear(device, &a);
-    finish(seed, "linear");
+    multiply(first, rows, few, seed);
     size_t e = dtype_bytes(out.type);
     for (size_t i = 0; i < rows; i++)
         for (size_t j = 0; j < n; j++) {
@@ -259,9 +307,10 @@ void linear_case::check_act(bool gated, enum act_kind kind, uint64_t seed)
 {
     uint32_t dim = gated ? n / 2 : n;
     size_t count = static_cast<size_t>(m) * dim;
-    linear_buffer between(activation, static_cast<size_t>(m) * n), want(activation, count),
-        got(activation, count);
-    struct linear_args a = args(0, m, between);
+    linear_buffer want(activation, count), got(activation, count);
+    linear_memory between(table, device, static_cast<size_t>(m) * n * dtype_bytes(activation)),
+        composed(table, device, want.bytes.size()), fused(table, device, got.bytes.size());
+    struct linear_args a = args(0, m, between.p);
     a.out_stride = n;
     a.out_f32 = false;
     struct act_args act = {};
@@ -269,15 +318,16 @@ void linear_case::check_act(bool gated, enum act_kind kind, uint64_t seed)
     act.dim = dim;
     act.gated = gated;
     act.kind = kind;
-    act.x = between.bytes.data();
-    act.out = want.bytes.data();
-    cuda_linear(device, &a);
-    cuda_act(device, &act);
+    act.x = between.p;
+    act.out = composed.p;
+    table->linear(device, &a);
+    table->act(device, &act);
     a.out = nullptr;
     act.x = nullptr;
-    act.out = got.bytes.data();
-    cuda_linear_act(device, &a, &act);
-    finish(seed, "linear_act");
+    act.out = fused.p;
+    table->linear_act(device, &a, &act);
+    finish(&want, composed, seed);
+    finish(&got, fused, seed + 1);
     for (size_t i = 0; i < count; i++)
         assert_false(got.poisoned(i));
     if (got.bytes != want.bytes)

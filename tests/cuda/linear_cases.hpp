@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // One product for a device: random x, w and bias, strides that leave gaps, and what must come out.
+// The device is the emulator's, or a real one: PHALANX_TEST_DEVICE=cuda PHALANX_PLUGIN_DIR=...
 #ifndef PHALANX_TESTS_CUDA_LINEAR_CASES_HPP
 #define PHALANX_TESTS_CUDA_LINEAR_CASES_HPP
 
@@ -7,6 +8,7 @@ extern "C" {
 #include "tests/test_support.h"
 }
 #include "kernels/cuda/device.cuh"
+#include "kernels/plugin.h"
 
 #include <cstdio>
 #include <cstring>
@@ -26,7 +28,7 @@ struct linear_random {
 
 std::uint64_t test_seed(); // of the clock, printed
 
-// Memory whose first byte beyond the end the address sanitizer knows.
+// Numbers of any type, in memory of the host.
 struct linear_buffer {
     enum dtype type;
     size_t count;
@@ -39,13 +41,28 @@ struct linear_buffer {
     bool poisoned(size_t i) const;
 };
 
+// The same bytes on the device; given back at the end.
+struct linear_memory {
+    const struct kernels *table;
+    struct device *device;
+    void *p;
+    size_t bytes;
+
+    linear_memory(const struct kernels *k, struct device *d, size_t n);
+    ~linear_memory();
+    linear_memory(const linear_memory &) = delete;
+    linear_memory &operator=(const linear_memory &) = delete;
+};
+
 struct linear_case {
     enum dtype activation, weights;
     uint32_t m, n, k, x_stride, out_stride;
     bool out_f32, has_bias;
     linear_buffer x, w, bias, out;
+    const struct kernels *table;
     struct device *device;
     struct weight *w_handle, *bias_handle;
+    void *x_there;
 
     linear_case(enum dtype activation_type, enum dtype weight_type, uint32_t rows, uint32_t columns,
         uint32_t length, uint64_t seed);
@@ -55,7 +72,9 @@ struct linear_case {
 
     // Instead of what the seed says.
     void set_out(bool f32, bool bias_too);
-    struct linear_args args(uint32_t first, uint32_t rows, linear_buffer &to) const;
+    // The number of SMs that products are cut for; a real device keeps its own.
+    void set_sms(uint32_t n_sms);
+    struct linear_args args(uint32_t first, uint32_t rows, void *to) const;
     // All rows into `out`, threads in the order of the seed.
     void run(uint64_t seed);
     // Against fp64, and the CPU's op.
@@ -64,9 +83,11 @@ struct linear_case {
     void check_rows(uint32_t first, uint32_t rows, uint64_t seed);
     // linear_act gives the bits of linear and act, one after the other.
     void check_act(bool gated, enum act_kind kind, uint64_t seed);
+    // Waits; the device has then done everything and `to` has what lies at `from`.
+    void finish(linear_buffer *to, const linear_memory &from, uint64_t seed) const;
 
   private:
-    void finish(uint64_t seed, const char *what) const;
+    void multiply(uint32_t first, uint32_t rows, linear_buffer &to, uint64_t seed) const;
     void check_cpu(const std::vector<double> &size) const;
     struct weight *make(const linear_buffer &from, uint32_t rows, uint32_t columns) const;
 };

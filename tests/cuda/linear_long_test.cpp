@@ -19,7 +19,7 @@ void every_number_of_rows(void **)
             c.run(seed);
             c.check_values();
             for (uint32_t m = 1; m <= 70; m++) {
-                c.device->n_sms = m % 3 == 0 ? 1 : m % 3 == 1 ? 8 : 132;
+                c.set_sms(m % 3 == 0 ? 1 : m % 3 == 1 ? 8 : 132);
                 c.check_rows(m * 7 % (71 - m), m, seed + m);
             }
         }
@@ -34,7 +34,7 @@ void many_random_shapes(void **)
         enum dtype weights = r.below(2) == 0 ? activation : types[r.below(3)];
         uint32_t m = 1 + r.below(r.below(3) == 0 ? 200 : 40);
         linear_case c(activation, weights, m, 1 + r.below(300), 1 + r.below(700), seed);
-        c.device->n_sms = r.below(2) == 0 ? 132 : 1 + r.below(8);
+        c.set_sms(r.below(2) == 0 ? 132 : 1 + r.below(8));
         c.run(seed);
         c.check_values();
         c.check_act(r.below(2) == 0 && c.n % 2 == 0, (enum act_kind)r.below(ACT_COUNT), seed);

@@ -33,7 +33,7 @@ void random_shapes(void **)
         enum dtype activation = types[r.below(3)], weights = types[r.below(3)];
         uint32_t m = 1 + r.below(r.below(3) == 0 ? 140 : 20);
         linear_case c(activation, weights, m, 1 + r.below(150), 1 + r.below(300), seed);
-        c.device->n_sms = r.below(2) == 0 ? 132 : 1;
+        c.set_sms(r.below(2) == 0 ? 132 : 1);
         c.run(seed);
         c.check_values();
     }
@@ -64,7 +64,7 @@ void a_row_has_the_same_bits_in_any_batch(void **)
             c.run(seed);
             c.check_values();
             for (uint32_t m : {1u, 2u, 8u, 9u, 16u, 17u, 32u, 33u, 64u, 65u, 70u}) {
-                c.device->n_sms = m % 3 == 0 ? 1 : m % 3 == 1 ? 8 : 132;
+                c.set_sms(m % 3 == 0 ? 1 : m % 3 == 1 ? 8 : 132);
                 c.check_rows(m * 7 % (71 - m), m, seed + m);
             }
         }
