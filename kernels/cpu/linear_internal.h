@@ -21,7 +21,7 @@
 #include "kernels/cpu/cpu.h"
 
 enum {
-    LINEAR_AHEAD = 10240,   // bytes asked for ahead with one row of x, all streams together
+    LINEAR_AHEAD = 10240,  // bytes asked for ahead with one row of x, all streams together
     LINEAR_ROWS_UNIT = 12, // tasks have a multiple of this many rows of w, and so whole tiles
     // Prepared rows lie this many floats further apart than they are long: with a power of two
     // between them they would meet in one set of the cache.
