@@ -19,6 +19,7 @@ enum cmd_exit {
 enum cmd_output { CMD_TEXT, CMD_JSONL };
 
 int cmd_generate(int argc, char **argv);
+int cmd_chat(int argc, char **argv);
 int cmd_score(int argc, char **argv);
 int cmd_models(int argc, char **argv);
 int cmd_stop(int argc, char **argv);

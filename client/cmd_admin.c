@@ -56,6 +56,7 @@ static void print_model(const Phalanx__Model *m, int output)
         (json_int_t)m->kv_bytes, "vocab_size", (int)m->vocab_size);
     json_object_set_new(o, "device", json_string(m->device ? m->device : ""));
     json_object_set_new(o, "preempted", json_integer((json_int_t)m->preempted));
+    json_object_set_new(o, "chat", json_boolean(m->chat));
     json_object_set_new(o, "group_deaths", json_integer((json_int_t)m->group_deaths));
     if (m->reason && *m->reason)
         json_object_set_new(o, "reason", json_string(m->reason));

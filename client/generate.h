@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-// What the files of phalanx generate and phalanx score share: generate_options.c turns options into
-// a SUBMIT, generate_print.c prints what comes back, cmd_generate.c is the way from one to the
-// other.
+// What the files of phalanx generate, score and chat share: generate_options.c turns options into a
+// SUBMIT, generate_stream.c sends it and waits, generate_print.c prints what comes back;
+// cmd_generate.c and cmd_chat.c are the way from one to the other.
 #ifndef PHALANX_CLIENT_GENERATE_H
 #define PHALANX_CLIENT_GENERATE_H
 
@@ -14,6 +14,9 @@ struct generate_settings {
     struct cmd_connection connection;
     const char *model, *prompt, *prompt_file, *tokens, *seed, *prompt_logprobs;
     const char *tenant, *cache_salt;
+    const char *messages, *tools, *chat_template_kwargs, *chat_template; // generate; chat but for
+                                                                         // the first one
+    const char *system, *message;                                        // chat
     struct config_list stop, stop_token_id, logit_bias;
     int output;
     bool stats;
@@ -35,8 +38,9 @@ struct generate_stats {
 
 struct generate {
     struct generate_settings settings;
-    bool scoring;
-    struct buf prompt; // bytes, or packed u32 ids
+    bool scoring, chatting; // the command; neither: generate
+    struct buf prompt;      // bytes, packed u32 ids, or messages as JSON
+    struct buf tools, kwargs;
     uint32_t stop_ids[LIMIT_STOP_IDS];
     ProtobufCBinaryData stop[CONFIG_LIST_MAX];
     Phalanx__LogitBias bias[CONFIG_LIST_MAX], *bias_list[CONFIG_LIST_MAX];
@@ -46,6 +50,7 @@ struct generate {
     bool ids_as_text; // the model has no tokenizer
     int exit_code;
     struct generate_stats stats;
+    struct buf *answer; // not NULL: the text of the samples is kept here
     // Text of several samples is printed one after the other: the first one that has not ended
     // streams, what comes of the later ones is held back.
     uint32_t showing;
@@ -55,10 +60,23 @@ struct generate {
 
 // ---- generate_options.c ------------------------------------------------------------------------
 
-// Reads options into g->settings and g->submit; g->scoring is set. Texts are borrowed from argv.
+// Reads options into g->settings and g->submit; the command is set. Texts are borrowed from argv.
 enum status generate_options_parse(
     struct generate *g, int argc, char **argv, bool *help, struct error *err);
-void generate_options_help(bool scoring);
+void generate_options_help(const struct generate *g);
+// "generate", "score" or "chat".
+const char *generate_options_command(const struct generate *g);
+
+// ---- generate_stream.c -------------------------------------------------------------------------
+
+// Sets the submit's model, by asking where none is named.
+enum status generate_stream_model(struct generate *g, struct phalanx_client *c, struct error *err);
+// Sends g->submit and prints until it has ended. Ctrl-C cancels it, a second one ends the program.
+enum status generate_stream_run(struct generate *g, struct phalanx_client *c, struct error *err);
+// From now on a first Ctrl-C is remembered.
+void generate_stream_catch(void);
+// Whether one was; it is forgotten.
+bool generate_stream_interrupted(void);
 
 // ---- generate_print.c --------------------------------------------------------------------------
 

@@ -1,6 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// Options of phalanx generate and phalanx score; those of parameters are made from
-// proto/params.def.
+// Options of phalanx generate, score and chat; those of parameters are made from proto/params.def.
 #include "client/generate.h"
 
 #include "base/check.h"
@@ -21,6 +20,12 @@ static const struct config_row own_rows[] = {
     {"prompt", CONFIG_TEXT, AT(prompt), NULL, 0, 0, NULL, "TEXT", "Prompt as text."},
     {"prompt-file", CONFIG_TEXT, AT(prompt_file), NULL, 0, 0, NULL, "FILE", "Prompt from a file, - for standard input."},
     {"tokens", CONFIG_TEXT, AT(tokens), NULL, 0, 0, NULL, "1,2,3", "Prompt as token ids; nothing is added."},
+    {"messages", CONFIG_TEXT, AT(messages), NULL, 0, 0, NULL, "JSON|FILE", "Prompt as a conversation, a JSON list of messages, for the model's chat template."},
+    {"system", CONFIG_TEXT, AT(system), NULL, 0, 0, NULL, "TEXT", "System message that the conversation begins with."},
+    {"message", CONFIG_TEXT, AT(message), NULL, 0, 0, NULL, "TEXT", "Say only this and end with the answer."},
+    {"tools", CONFIG_TEXT, AT(tools), NULL, 0, 0, NULL, "JSON|FILE", "Tools that the model may call, a JSON list, for the chat template."},
+    {"chat-template-kwargs", CONFIG_TEXT, AT(chat_template_kwargs), NULL, 0, 0, NULL, "JSON|FILE", "More names for the chat template, a JSON object."},
+    {"chat-template", CONFIG_TEXT, AT(chat_template), NULL, 0, 0, NULL, "NAME", "One of the model's chat templates."},
     {"output", CONFIG_ENUM, AT(output), "text", 0, 0, "text|jsonl", NULL, "How to print."},
     {"stats", CONFIG_FLAG, AT(stats), NULL, 0, 0, NULL, NULL, "Say on standard error how fast it was."},
     {"stop", CONFIG_LIST, AT(stop), NULL, 0, 0, NULL, "TEXT", "End before this text; may be repeated."},
@@ -48,31 +53,54 @@ enum { ROWS = COUNT_OF(own_rows) };
 static const char *const score_options[] = {"endpoint", "curve-server-public-key", "curve-key",
     "model", "prompt", "prompt-file", "tokens", "output", "stats", "prompt-logprobs", "tenant",
     "cache-salt", "timeout-ms", "patience-ms", "priority", "deadline-ms", "window",
-    "add-special-tokens", "parse-special-tokens", "skip-special-tokens"};
+    "add-special-tokens", "parse-special-tokens", "skip-special-tokens", NULL};
+// What only `chat` takes, and what it does not: its prompts are its own.
+static const char *const chat_options[] = {"system", "message", NULL};
+static const char *const not_chat_options[] = {"prompt", "prompt-file", "tokens", "messages", "n",
+    "prompt-logprobs", "add-special-tokens", "add-generation-prompt", "continue-final-message",
+    NULL};
 
-// Names and defaults as the command line spells them: '-' for '_', 1.0 for 1.0f.
+// The options of a command. Names and defaults as the command line spells them: '-' for '_', 1.0
+// for 1.0f.
 struct generate_rows {
-    struct config_row row[ROWS], score_row[COUNT_OF(score_options)];
+    struct config_row all[ROWS], row[ROWS];
+    size_t n;
     char name[ROWS][CONFIG_NAME_BYTES], value[ROWS][CONFIG_NAME_BYTES];
 };
 
-static void make_rows(struct generate_rows *out)
+static bool is_in(const char *const *list, const char *name)
 {
-    memcpy(out->row, own_rows, sizeof own_rows);
-    config_spell(out->row, ROWS, out->name);
+    while (*list && strcmp(*list, name) != 0)
+        list++;
+    return *list != NULL;
+}
+
+static bool takes(const struct generate *g, const char *option)
+{
+    if (g->scoring)
+        return is_in(score_options, option);
+    return g->chatting ? !is_in(not_chat_options, option) : !is_in(chat_options, option);
+}
+
+static void make_rows(const struct generate *g, struct generate_rows *out)
+{
+    memcpy(out->all, own_rows, sizeof own_rows);
+    config_spell(out->all, ROWS, out->name);
+    out->n = 0;
     for (int i = 0; i < ROWS; i++) {
-        if (!own_rows[i].default_text)
-            continue;
-        snprintf(out->value[i], CONFIG_NAME_BYTES, "%s", own_rows[i].default_text);
-        size_t n = strlen(out->value[i]);
-        if (own_rows[i].type == CONFIG_FLOAT && n && out->value[i][n - 1] == 'f')
-            out->value[i][n - 1] = '\0';
-        out->row[i].default_text = out->value[i];
+        if (own_rows[i].default_text) {
+            snprintf(out->value[i], CONFIG_NAME_BYTES, "%s", own_rows[i].default_text);
+            size_t n = strlen(out->value[i]);
+            if (own_rows[i].type == CONFIG_FLOAT && n && out->value[i][n - 1] == 'f')
+                out->value[i][n - 1] = '\0';
+            out->all[i].default_text = out->value[i];
+        }
+        // An answer ends where the model ends it, or its context.
+        if (g->chatting && strcmp(out->name[i], "max-tokens") == 0)
+            snprintf(out->value[i], CONFIG_NAME_BYTES, "%d", LIMIT_CONTEXT_TOKENS);
+        if (takes(g, out->name[i]))
+            out->row[out->n++] = out->all[i];
     }
-    for (size_t k = 0; k < COUNT_OF(score_options); k++)
-        for (int i = 0; i < ROWS; i++)
-            if (strcmp(out->name[i], score_options[k]) == 0)
-                out->score_row[k] = out->row[i];
 }
 
 static enum status parse_ids(const char *text, struct buf *out, struct error *err)
@@ -94,11 +122,12 @@ static enum status parse_ids(const char *text, struct buf *out, struct error *er
     return STATUS_OK;
 }
 
-static enum status read_file(const char *path, struct buf *out, struct error *err)
+static enum status read_file(
+    const char *option, const char *path, struct buf *out, struct error *err)
 {
     FILE *f = strcmp(path, "-") == 0 ? stdin : fopen(path, "rb");
     if (!f)
-        return status_fail(err, STATUS_IO, "--prompt-file: %.200s: %s", path, strerror(errno));
+        return status_fail(err, STATUS_IO, "--%s: %.200s: %s", option, path, strerror(errno));
     char chunk[65536];
     size_t n;
     while ((n = fread(chunk, 1, sizeof chunk, f)) > 0)
@@ -109,17 +138,60 @@ static enum status read_file(const char *path, struct buf *out, struct error *er
     if (failed)
         return status_fail(err, STATUS_IO, "%s: reading failed", path);
     if (buf_failed(out))
-        return status_fail(
-            err, STATUS_INVALID, "%s is larger than %d bytes", path, LIMIT_PROMPT_BYTES);
+        return status_fail(err, STATUS_INVALID, "%s is larger than %zu bytes", path, out->size_max);
+    return STATUS_OK;
+}
+
+// JSON as it stands, or a file with it.
+static enum status read_json(const char *option, const char *value, size_t max, struct buf *out,
+    ProtobufCBinaryData *to, struct error *err)
+{
+    buf_init(out, max);
+    const char *first = value + strspn(value, " \t\r\n");
+    if (*first == '[' || *first == '{')
+        buf_append(out, value, strlen(value));
+    else
+        TRY(read_file(option, value, out, err));
+    if (buf_failed(out))
+        return status_fail(err, STATUS_INVALID, "--%s is larger than %zu bytes", option, max);
+    *to = (ProtobufCBinaryData){out->size, out->data};
+    return STATUS_OK;
+}
+
+static enum status take_conversation(struct generate *g, struct error *err)
+{
+    const struct generate_settings *o = &g->settings;
+    Phalanx__Submit *m = &g->submit;
+    if (o->messages) {
+        m->has_messages = 1;
+        TRY(read_json("messages", o->messages, LIMIT_PROMPT_BYTES, &g->prompt, &m->messages, err));
+    }
+    if (o->tools) {
+        m->has_tools = 1;
+        TRY(read_json("tools", o->tools, LIMIT_TOOLS_BYTES, &g->tools, &m->tools, err));
+    }
+    if (o->chat_template_kwargs) {
+        m->has_chat_template_kwargs = 1;
+        TRY(read_json("chat-template-kwargs", o->chat_template_kwargs, LIMIT_KWARGS_BYTES,
+            &g->kwargs, &m->chat_template_kwargs, err));
+    }
+    m->chat_template = (char *)(uintptr_t)o->chat_template;
     return STATUS_OK;
 }
 
 static enum status take_prompt(struct generate *g, struct error *err)
 {
     const struct generate_settings *o = &g->settings;
-    if ((o->prompt != NULL) + (o->prompt_file != NULL) + (o->tokens != NULL) != 1)
-        return status_fail(
-            err, STATUS_INVALID, "expected one of --prompt, --prompt-file and --tokens");
+    TRY(take_conversation(g, err));
+    if (g->chatting)
+        return STATUS_OK;
+    if ((o->prompt != NULL) + (o->prompt_file != NULL) + (o->tokens != NULL) +
+            (o->messages != NULL) !=
+        1)
+        return status_fail(err, STATUS_INVALID, "expected one of --prompt, --prompt-file%s",
+            g->scoring ? " and --tokens" : ", --tokens and --messages");
+    if (o->messages)
+        return STATUS_OK;
     buf_init(&g->prompt, LIMIT_PROMPT_BYTES);
     Phalanx__Submit *m = &g->submit;
     if (o->tokens) {
@@ -131,7 +203,7 @@ static enum status take_prompt(struct generate *g, struct error *err)
     if (o->prompt)
         buf_append(&g->prompt, o->prompt, strlen(o->prompt));
     else
-        TRY(read_file(o->prompt_file, &g->prompt, err));
+        TRY(read_file("prompt-file", o->prompt_file, &g->prompt, err));
     m->has_prompt = 1;
     m->prompt = (ProtobufCBinaryData){g->prompt.size, g->prompt.data};
     return STATUS_OK;
@@ -223,6 +295,12 @@ static enum status take_numbers(struct generate *g, struct error *err)
         m->has_prompt_logprobs = 1;
         m->max_tokens = 0;
     }
+    // A template adds the special tokens; and either it asks for an answer, or the last one goes
+    // on.
+    bool conversation = g->chatting || o->messages;
+    m->has_add_special_tokens = !conversation;
+    m->has_add_generation_prompt = conversation && !o->continue_final_message;
+    m->has_continue_final_message = conversation;
     m->tenant = (char *)(uintptr_t)o->tenant;
     if (o->cache_salt) {
         m->has_cache_salt = 1;
@@ -233,7 +311,8 @@ static enum status take_numbers(struct generate *g, struct error *err)
 }
 
 static const char about_generate[] =
-    "usage: phalanx generate (--prompt TEXT | --prompt-file FILE | --tokens IDS) [options]\n"
+    "usage: phalanx generate (--prompt TEXT | --prompt-file FILE | --tokens IDS |\n"
+    "                         --messages JSON|FILE) [options]\n"
     "Continues a prompt and streams the text. With --output jsonl: a line per token (id, logprob,\n"
     "index, offset, text, top_logprobs), then one per sample (finish_reason, stop_reason, text "
     "held\n"
@@ -242,19 +321,22 @@ static const char about_score[] =
     "usage: phalanx score (--prompt TEXT | --prompt-file FILE | --tokens IDS) [options]\n"
     "Prints each prompt token's id and log-probability, none for the first one. With --output\n"
     "jsonl: a line per token (id, logprob, prompt_offset, top_logprobs).\n";
+static const char about_chat[] =
+    "usage: phalanx chat [--message TEXT] [options]\n"
+    "Talks with a model that has a chat template: each line of standard input is a message, the\n"
+    "answer streams. Lines that begin with '/' are commands: /help, /reset, /system TEXT, /exit.\n"
+    "Ctrl-C stops an answer, Ctrl-D leaves. With --output jsonl: lines as of phalanx generate, "
+    "then\n"
+    "one with the whole message.\n";
 
 enum status generate_options_parse(
     struct generate *g, int argc, char **argv, bool *help, struct error *err)
 {
     struct generate_rows rows;
-    make_rows(&rows);
+    make_rows(g, &rows);
     // Defaults of all, then what is given.
-    TRY(config_parse(rows.row, ROWS, 1, argv, &g->settings, NULL, help, err));
-    if (g->scoring)
-        TRY(config_parse(
-            rows.score_row, COUNT_OF(score_options), argc, argv, &g->settings, NULL, help, err));
-    else
-        TRY(config_parse(rows.row, ROWS, argc, argv, &g->settings, NULL, help, err));
+    TRY(config_parse(rows.all, ROWS, 1, argv, &g->settings, NULL, help, err));
+    TRY(config_parse(rows.row, rows.n, argc, argv, &g->settings, NULL, help, err));
     if (*help)
         return STATUS_OK;
     TRY(take_prompt(g, err));
@@ -262,12 +344,16 @@ enum status generate_options_parse(
     return take_numbers(g, err);
 }
 
-void generate_options_help(bool scoring)
+void generate_options_help(const struct generate *g)
 {
     struct generate_rows rows;
-    make_rows(&rows);
-    puts(scoring ? about_score : about_generate);
-    config_help(
-        scoring ? rows.score_row : rows.row, scoring ? COUNT_OF(score_options) : ROWS, stdout);
+    make_rows(g, &rows);
+    puts(g->scoring ? about_score : g->chatting ? about_chat : about_generate);
+    config_help(rows.row, rows.n, stdout);
     cmd_help_end();
+}
+
+const char *generate_options_command(const struct generate *g)
+{
+    return g->scoring ? "score" : g->chatting ? "chat" : "generate";
 }

@@ -142,7 +142,7 @@ void generate_print_finish(struct generate *g, const struct phalanx_event *e)
     if (g->settings.output == CMD_TEXT && !refused(f))
         end_text(g, e->index, f->text);
     if (first)
-        fprintf(stderr, "phalanx %s: %s%s\n", g->scoring ? "score" : "generate",
+        fprintf(stderr, "phalanx %s: %s%s\n", generate_options_command(g),
             refused(f) ? "refused: " : "", f->error ? f->error : "failed");
     // Each line of score is a token; a refusal is a sentence.
     if (g->settings.output == CMD_TEXT || g->scoring || refused(f))

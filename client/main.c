@@ -17,6 +17,7 @@ struct command {
 static const struct command commands[] = {
     {"serve", cmd_serve, "Serve a model until SIGTERM."},
     {"generate", cmd_generate, "Continue a prompt."},
+    {"chat", cmd_chat, "Talk with a model that has a chat template."},
     {"score", cmd_score, "Print the log-probability of each token of a prompt."},
     {"models", cmd_models, "List what a server serves."},
     {"stop", cmd_stop, "Drain and stop a server."},

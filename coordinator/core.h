@@ -254,6 +254,7 @@ struct core_out {
             const uint8_t *text; // UTF-8
             size_t n;
             bool add_special, parse_special;
+            const struct request *chat; // not NULL: its conversation is to be made into the text
         } tokenize;
         struct {
             uint32_t sample, offset, attempt, n;

@@ -71,10 +71,16 @@ static const char *bad_request(const struct core *core, const struct core_in_sub
         uint32_t room = q->max_tokens == 0 && q->prompt_logprobs >= 0 ? 0 : 1;
         if (q->n_prompt_ids < 1 || q->n_prompt_ids > model->context_tokens - room)
             return "the prompt is empty or leaves no room in the model's context";
-    } else if (q->prompt.size > LIMIT_PROMPT_BYTES) {
+    } else if (q->prompt.size > LIMIT_PROMPT_BYTES || q->chat.messages.size > LIMIT_PROMPT_BYTES) {
         return "the prompt is too long";
     }
     return bad_ids(model, q);
+}
+
+// How many bytes the prompt has, or what it will be made of: more or less its size.
+static size_t text_bytes(const struct request *q)
+{
+    return q->prompt.size + q->chat.messages.size + q->chat.tools.size + q->chat.kwargs.size;
 }
 
 // Pages for everything but the prompt and what depends on its length.
@@ -176,13 +182,14 @@ static enum status reserve(
     const struct request *q = in->request;
     struct core_model_state *m = &core->model[in->model];
     // How many ids a text has is known when it is tokenized; until then at most one per byte and
-    // a few that the tokenizer adds.
-    uint64_t n = q->prompt_ids ? q->n_prompt_ids : (uint64_t)q->prompt.size + 16;
+    // a few that the tokenizer adds. (A conversation's template may make more of it: then the rest
+    // is reserved when its size is known.)
+    uint64_t n = q->prompt_ids ? q->n_prompt_ids : (uint64_t)text_bytes(q) + 16;
     if (n > m->config.context_tokens)
         n = m->config.context_tokens;
     clamp_output(core, r, q->prompt_ids ? (uint32_t)n : 1);
     uint64_t pages = fixed_pages(&m->config, q) + prompt_pages(r, (uint32_t)n, q->n);
-    uint64_t queued = q->prompt_ids ? n : q->prompt.size / 4 + 1;
+    uint64_t queued = q->prompt_ids ? n : text_bytes(q) / 4 + 1;
     if (pages > core->pages.n || q->n > core->config.samples_max)
         return STATUS_TOO_LARGE;
     if ((m->n_waiting_requests >= m->config.waiting_requests_max && !MUTANT(QUEUE_UNBOUNDED)) ||
@@ -228,6 +235,7 @@ static void accept_request(
         struct core_out out = {.type = CORE_OUT_TOKENIZE,
             .tokenize = {.text = q->prompt.data,
                 .n = q->prompt.size,
+                .chat = q->chat.messages.data ? q : NULL,
                 .add_special = q->add_special_tokens,
                 .parse_special = q->parse_special_tokens}};
         core_view_emit(core, r, &out);

@@ -113,6 +113,8 @@ static enum status add_model(struct shell *s, struct error *err)
     m->degree = (uint32_t)o->tensor_parallel_degree;
     if (!o->skip_tokenizer)
         TRY(load_tokenizer(o, &m->tokenizer, err));
+    if (m->tokenizer)
+        TRY(template_set_load(o->model, &m->templates, err));
     m->decoder = (struct text_decoder){m->tokenizer, decoder_begin, decoder_push, decoder_finish};
     struct core_model model = {
         .vocab_size = m->vocab_size,
@@ -212,8 +214,10 @@ static void finish(struct shell *s)
 {
     shell_close(s);
     core_destroy(s->core);
-    for (uint32_t i = 0; i < s->n_models; i++)
+    for (uint32_t i = 0; i < s->n_models; i++) {
         tokenizer_free(s->model[i].tokenizer);
+        template_set_free(s->model[i].templates);
+    }
     arena_reset(&s->in);
     arena_reset(&s->out);
     buf_deinit(&s->packed);

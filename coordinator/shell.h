@@ -17,6 +17,7 @@
 #include "base/buf.h"
 #include "coordinator/core.h"
 #include "model/arch.h"
+#include "model/template.h"
 #include "model/tokenizer.h"
 #include "proto/certificate.h"
 #include "proto/client.pb-c.h"
@@ -29,7 +30,8 @@ enum shell_model_state { SHELL_LOADING, SHELL_READY, SHELL_FAILED };
 
 struct shell_model {
     char name[LIMIT_MODEL_NAME_BYTES + 1];
-    struct tokenizer *tokenizer; // NULL: token ids only
+    struct tokenizer *tokenizer;    // NULL: token ids only
+    struct template_set *templates; // NULL: no conversations
     struct text_decoder decoder;
     uint32_t vocab_size, context_tokens;
     enum shell_model_state state;

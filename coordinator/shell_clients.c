@@ -56,6 +56,13 @@ static enum status choose_model(struct shell *s, uint32_t *out, struct error *er
         if (!m->tokenizer && (!r->prompt_ids || r->n_stop > 0))
             return status_fail(err, STATUS_UNSUPPORTED,
                 "model %s has no tokenizer, expected prompt_ids and no stop strings", m->name);
+        if (r->chat.messages.data && !m->templates)
+            return status_fail(err, STATUS_UNSUPPORTED,
+                "model %s has no chat template, expected prompt or prompt_ids instead of messages",
+                m->name);
+        if (r->chat.messages.data)
+            TRY(template_set_has(
+                m->templates, r->chat.template_name, r->chat.tools.data != NULL, err));
         *out = i;
         return request_check_ids(r, m->vocab_size, m->context_tokens, err);
     }
@@ -132,6 +139,8 @@ static void fill_model(struct shell *s, uint32_t index, Phalanx__Model *to)
     to->preempted = stats.preempted;
     to->group_deaths = stats.group_deaths;
     to->vocab_size = m->vocab_size;
+    to->has_chat = 1;
+    to->chat = m->templates != NULL;
     to->has_weight_bytes = to->has_kv_bytes = 1;
     to->weight_bytes = m->weight_bytes;
     to->kv_bytes = m->kv_bytes;

@@ -58,6 +58,10 @@ struct template_set;
 // special_tokens_map.json. A template that cannot be parsed keeps its sentence for those who ask
 // for it. *out is NULL (and the status OK) where the directory has no template at all.
 enum status template_set_load(const char *dir, struct template_set **out, struct error *err);
+// Whether there is a template called `name` that can be used; where that is "" or NULL, the one for
+// a conversation with or without tools. NOT_FOUND, or the parser's status and sentence.
+enum status template_set_has(
+    const struct template_set *set, const char *name, bool tools, struct error *err);
 void template_set_free(struct template_set *set); // NULL is allowed
 
 // What a conversation is, in JSON texts that are borrowed.

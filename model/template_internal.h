@@ -502,7 +502,8 @@ enum status template_counter_call(
 
 #define TEMPLATE_FILTERS(X)                                                                        \
     X(abs)                                                                                         \
-    X(attr) X(batch) X(capitalize) X(center) X(default) X(dictsort) X(escape) X(first) X(float)    \
+    X(attr)                                                                                        \
+    X(batch) X(capitalize) X(center) X(default) X(dictsort) X(escape) X(first) X(float)            \
         X(forceescape) X(format) X(groupby) X(indent) X(int) X(items) X(join) X(last) X(length)    \
             X(list) X(lower) X(map) X(max) X(min) X(pprint) X(reject) X(rejectattr) X(replace)     \
                 X(reverse) X(round) X(safe) X(select) X(selectattr) X(slice) X(sort) X(string)     \

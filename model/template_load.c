@@ -213,3 +213,10 @@ enum status template_load_find(const struct template_set *set, const char *name,
     *out = found;
     return STATUS_OK;
 }
+
+enum status template_set_has(
+    const struct template_set *set, const char *name, bool tools, struct error *err)
+{
+    const struct template_named *named;
+    return template_load_find(set, name, tools, &named, err);
+}

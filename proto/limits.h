@@ -16,6 +16,9 @@ enum {
 
     // One request.
     LIMIT_PROMPT_BYTES = 3 << 20,
+    LIMIT_TOOLS_BYTES = 1 << 20,    // of a conversation
+    LIMIT_KWARGS_BYTES = 256 << 10, // for its template
+    LIMIT_TEMPLATE_NAME_BYTES = 64,
     LIMIT_CONTEXT_TOKENS = 1 << 20, // of any model
     LIMIT_SAMPLES = 64,             // n
     LIMIT_STOP_STRINGS = 16,

@@ -38,15 +38,62 @@ static enum status take_scalars(const Phalanx__Submit *m, struct request *out, s
 #undef INT
 #undef REAL
 #undef FLAG
+    // A template writes the special tokens itself, and either asks for an answer or goes on with
+    // one.
+    if (m->has_messages && !m->has_add_special_tokens)
+        out->add_special_tokens = false;
+    if (out->continue_final_message && !m->has_add_generation_prompt)
+        out->add_generation_prompt = false;
+    return STATUS_OK;
+}
+
+// A text of the conversation: valid UTF-8 of at most `max` bytes.
+static enum status take_json(const char *name, bool given, const ProtobufCBinaryData *from,
+    size_t max, struct request_text *out, struct error *err)
+{
+    if (!given)
+        return STATUS_OK;
+    if (from->len > max)
+        return status_fail(
+            err, STATUS_TOO_LARGE, "%s has %zu bytes, expected at most %zu", name, from->len, max);
+    if (from->len == 0)
+        return status_fail(err, STATUS_INVALID, "%s is empty, expected JSON", name);
+    if (!utf8_valid(from->data, from->len))
+        return status_fail(err, STATUS_INVALID, "%s is not valid UTF-8", name);
+    *out = (struct request_text){from->data, from->len};
+    return STATUS_OK;
+}
+
+static enum status take_chat(const Phalanx__Submit *m, struct request *out, struct error *err)
+{
+    struct request_chat *chat = &out->chat;
+    chat->template_name = m->chat_template ? m->chat_template : "";
+    if (!m->has_messages && (m->has_tools || m->has_chat_template_kwargs || m->chat_template))
+        return status_fail(err, STATUS_INVALID,
+            "messages is missing, expected it with tools, chat_template_kwargs or chat_template");
+    TRY(take_json(
+        "messages", m->has_messages, &m->messages, LIMIT_PROMPT_BYTES, &chat->messages, err));
+    TRY(take_json("tools", m->has_tools, &m->tools, LIMIT_TOOLS_BYTES, &chat->tools, err));
+    TRY(take_json("chat_template_kwargs", m->has_chat_template_kwargs, &m->chat_template_kwargs,
+        LIMIT_KWARGS_BYTES, &chat->kwargs, err));
+    if (strlen(chat->template_name) > LIMIT_TEMPLATE_NAME_BYTES ||
+        !utf8_valid(chat->template_name, strlen(chat->template_name)))
+        return status_fail(err, STATUS_INVALID,
+            "chat_template is no UTF-8 or longer than %d bytes, expected a name",
+            LIMIT_TEMPLATE_NAME_BYTES);
     return STATUS_OK;
 }
 
 static enum status take_prompt(const Phalanx__Submit *m, struct request *out, struct error *err)
 {
     bool ids = m->n_prompt_ids > 0;
-    if (ids && m->has_prompt)
-        return status_fail(
-            err, STATUS_INVALID, "both prompt and prompt_ids are given, expected one of them");
+    if (ids + (m->has_prompt != 0) + (m->has_messages != 0) > 1)
+        return status_fail(err, STATUS_INVALID, "both %s and %s are given, expected one of them",
+            m->has_prompt ? "prompt" : "prompt_ids",
+            ids && m->has_prompt ? "prompt_ids" : "messages");
+    TRY(take_chat(m, out, err));
+    if (m->has_messages)
+        return STATUS_OK;
     if (!ids && !m->has_prompt)
         return status_fail(err, STATUS_INVALID, "prompt is missing, expected text or token ids");
     if (ids && m->n_prompt_ids > LIMIT_CONTEXT_TOKENS)
@@ -150,6 +197,9 @@ static enum status check_together(const struct request *r, struct error *err)
     if (r->max_tokens == 0 && r->prompt_logprobs < 0)
         return status_fail(err, STATUS_INVALID,
             "max_tokens is 0, expected at least 1 unless prompt_logprobs is given");
+    if (r->chat.messages.data && r->add_generation_prompt && r->continue_final_message)
+        return status_fail(err, STATUS_INVALID,
+            "both add_generation_prompt and continue_final_message are set, expected one of them");
     if (r->min_tokens > r->max_tokens)
         return status_fail(err, STATUS_INVALID,
             "min_tokens is %u, expected at most max_tokens (%u)", r->min_tokens, r->max_tokens);

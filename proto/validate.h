@@ -20,14 +20,23 @@ struct request_text {
     size_t size;
 };
 
+// A conversation for the model's chat template: JSON texts of UTF-8, which nobody has parsed yet.
+struct request_chat {
+    struct request_text messages; // data NULL: the request is none
+    struct request_text tools;    // data NULL: none
+    struct request_text kwargs;   // data NULL: none
+    const char *template_name;    // "" for the usual one
+};
+
 // A request whose every field is in range. Arrays borrow from the message it was made from.
 struct request {
     uint8_t id[REQUEST_ID_BYTES];
     struct hash128 body; // of everything that makes two requests the same
     const char *model;
-    const char *tenant; // "" where none is given
-    struct request_text prompt;
-    const uint32_t *prompt_ids; // NULL where the prompt is text
+    const char *tenant;         // "" where none is given
+    struct request_text prompt; // data may be NULL where there is a chat
+    struct request_chat chat;
+    const uint32_t *prompt_ids; // NULL where the prompt is text or a chat
     uint32_t n_prompt_ids;
 
 #define INT(name, type, min, max, value, help) type name;

@@ -40,7 +40,7 @@ static void expect(int code, const char *sentence, const char *const *words)
 static void test_help(void **state)
 {
     (void)state;
-    static const char *const commands[] = {"serve", "generate", "score", "models", "stop"};
+    static const char *const commands[] = {"serve", "generate", "chat", "score", "models", "stop"};
     for (size_t i = 0; i < sizeof commands / sizeof *commands; i++) {
         struct command m;
         cluster_run(NULL, &m, WORDS(commands[i], "--help"));
@@ -78,8 +78,9 @@ static void test_usage(void **state)
     assert_non_null(strstr(m.err, "launch"));
     command_free(&m);
     expect_at(NULL, USAGE, "--colour", WORDS("models", "--colour"));
-    expect_at(NULL, USAGE, "one of --prompt, --prompt-file and --tokens", WORDS("generate"));
-    expect_at(NULL, USAGE, "one of --prompt, --prompt-file and --tokens",
+    expect_at(
+        NULL, USAGE, "one of --prompt, --prompt-file, --tokens and --messages", WORDS("generate"));
+    expect_at(NULL, USAGE, "one of --prompt, --prompt-file, --tokens and --messages",
         WORDS("generate", "--prompt", "a", "--tokens", "1"));
     expect_at(NULL, USAGE, "such as 1,2,3", WORDS("generate", "--tokens", "1,x"));
     expect_at(NULL, USAGE, "such as 1,2,3", WORDS("score", "--tokens", ""));
