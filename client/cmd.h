@@ -25,6 +25,7 @@ int cmd_models(int argc, char **argv);
 int cmd_stop(int argc, char **argv);
 int cmd_serve(int argc, char **argv);
 int cmd_keygen(int argc, char **argv);
+int cmd_devices(int argc, char **argv);
 
 // Prints "phalanx NAME: sentence" and returns the exit code that fits the status.
 int cmd_fail(const char *name, const struct error *err);

@@ -21,6 +21,7 @@ static const struct command commands[] = {
     {"score", cmd_score, "Print the log-probability of each token of a prompt."},
     {"models", cmd_models, "List what a server serves."},
     {"stop", cmd_stop, "Drain and stop a server."},
+    {"devices", cmd_devices, "List what a server can compute on, here."},
     {"keygen", cmd_keygen, "Make keys for a server that other machines reach, and its clients."},
 };
 

@@ -261,6 +261,22 @@ struct block_copy_args {
     const uint32_t *src, *dst;
 };
 
+// ---- recorded steps ----------------------------------------------------------------------------
+// The ops of a step with one row for each sequence, all of them wanted, can be recorded once and
+// enqueued as one from then on: for every batch with at most so many rows and keys (of the longest
+// sequence). Ops are called with n_rows of the bounds then; rows that the batch does not have hold
+// anything and are written nowhere that is read.
+
+struct graph_bounds {
+    uint32_t n_rows, n_keys;
+};
+
+enum graph_state {
+    GRAPH_NONE,      // the step is enqueued op by op
+    GRAPH_RECORDING, // so it is, but nothing runs before graph_end, and nothing is copied or taken
+    GRAPH_DONE,      // it has been enqueued
+};
+
 // ---- sampling ----------------------------------------------------------------------------------
 // A sampler lives in a slot: the parameters, the ids so far and what penalties need. The order of
 // operations is vLLM's, see docs/sampling.md.
@@ -361,6 +377,11 @@ struct kernels {
     void (*sampler_begin)(struct device *d, const struct sampler_begin_args *a);
     // Chooses a token for each row that is not scored and appends it to the slot's ids.
     void (*sample)(struct device *d, const struct sample_args *a);
+
+    // (optional) Between batch_begin and the step's first op, and behind its last one. graph_end
+    // says whether the recording has been enqueued; otherwise the step is enqueued op by op.
+    enum graph_state (*graph_begin)(struct device *d, const struct graph_bounds *b);
+    bool (*graph_end)(struct device *d, const struct batch *b);
 
     // (optional) act(linear(x)) in one pass over the weights: gate and up rows of one output stay
     // together; w has 2 * dim rows where act is gated.

@@ -15,7 +15,10 @@ _Static_assert((int)ACT_GELU_TANH == (int)ACTIVATION_GELU_TANH, "one numbering")
 _Static_assert((int)ACT_RELU == (int)ACTIVATION_RELU, "one numbering");
 _Static_assert((int)ACT_RELU2 == (int)ACTIVATION_RELU2, "one numbering");
 
-enum { BUFFERS_MAX = 16 };
+enum {
+    BUFFERS_MAX = 16,
+    GRAPH_ROWS = 256, // most rows of a step that is recorded
+};
 
 struct forward {
     struct forward_args a;
@@ -686,9 +689,75 @@ enum status forward_sync(struct forward *f, struct error *err)
     return s == STATUS_OK ? s : status_fail(err, s, "%s", coll_error(f->a.group)->text);
 }
 
+// Embedding, all layers and the last norm.
+static enum status run_step(struct forward *f, const struct forward_pulse *pulse, struct error *err)
+{
+    f->pending = f->normed_ahead = false;
+    TRY(embed(f, err));
+    for (uint32_t i = 0; i < f->a.weights->n_layers; i++) {
+        TRY(attention_block(f, i, err));
+        if (i + 1 < f->a.weights->n_layers || f->batch->n_logit_rows)
+            TRY(mlp_block(f, i, err));
+        if (pulse && pulse->step)
+            pulse->step(pulse->user);
+    }
+    if (f->batch->n_logit_rows && !f->normed_ahead)
+        add_and_norm(f, f->a.weights->final_norm, f->a.weights->final_norm_bias,
+            f->a.model->final_norm ? f->normed : NULL);
+    return STATUS_OK;
+}
+
+static uint32_t round_up(uint32_t n, uint32_t unit)
+{
+    return (n + unit - 1) / unit * unit;
+}
+
+static uint32_t power_above(uint32_t n, uint32_t least)
+{
+    while (least < n)
+        least *= 2;
+    return least;
+}
+
+// Whether this step is one that is recorded, and the bounds that it shares with others: up to 8
+// rows powers of two, then few sizes that waste little; powers of two of keys.
+static bool step_bounds(const struct forward *f, struct graph_bounds *out)
+{
+    const struct batch *b = f->batch;
+    uint32_t n = b->n_rows, n_keys = 0;
+    if (f->a.eager || f->a.group || !f->a.kernels->graph_begin || n > GRAPH_ROWS ||
+        b->n_seqs != n || b->n_logit_rows != n)
+        return false;
+    for (uint32_t i = 0; i < n; i++) {
+        uint32_t keys = b->seq[i].first_position + 1;
+        if (b->seq[i].n_rows != 1)
+            return false;
+        n_keys = keys > n_keys ? keys : n_keys;
+    }
+    out->n_rows = n <= 8 ? power_above(n, 1) : n <= 64 ? round_up(n, 8) : round_up(n, 32);
+    out->n_keys = power_above(n_keys, KERNELS_ATTENTION_CHUNK);
+    return out->n_rows <= f->a.rows_max;
+}
+
+static enum status record_step(struct forward *f, const struct graph_bounds *bounds,
+    const struct forward_pulse *pulse, struct error *err)
+{
+    enum graph_state state = f->a.kernels->graph_begin(f->a.device, bounds);
+    if (state == GRAPH_DONE)
+        return STATUS_OK;
+    if (state == GRAPH_NONE)
+        return run_step(f, pulse, err);
+    f->n_rows = bounds->n_rows;
+    enum status s = run_step(f, pulse, err);
+    bool enqueued = f->a.kernels->graph_end(f->a.device, f->batch);
+    f->n_rows = f->batch->n_rows;
+    return s != STATUS_OK || enqueued ? s : run_step(f, NULL, err);
+}
+
 enum status forward_rows(struct forward *f, const struct batch *batch,
     const struct forward_pulse *pulse, struct error *err)
 {
+    struct graph_bounds bounds;
     check(batch->n_rows >= 1 && batch->n_rows <= f->a.rows_max);
     f->batch = batch;
     swap_back(f);
@@ -697,18 +766,10 @@ enum status forward_rows(struct forward *f, const struct batch *batch,
     f->n_rows = batch->n_rows;
     f->row_ids = NULL;
     f->wanted_only = false;
-    f->pending = f->normed_ahead = false;
-    TRY(embed(f, err));
-    for (uint32_t i = 0; i < f->a.weights->n_layers; i++) {
-        TRY(attention_block(f, i, err));
-        if (i + 1 < f->a.weights->n_layers || batch->n_logit_rows)
-            TRY(mlp_block(f, i, err));
-        if (pulse && pulse->step)
-            pulse->step(pulse->user);
-    }
-    if (batch->n_logit_rows && !f->normed_ahead)
-        add_and_norm(f, f->a.weights->final_norm, f->a.weights->final_norm_bias,
-            f->a.model->final_norm ? f->normed : NULL);
+    if (step_bounds(f, &bounds))
+        TRY(record_step(f, &bounds, pulse, err));
+    else
+        TRY(run_step(f, pulse, err));
     return forward_sync(f, err);
 }
 

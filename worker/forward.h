@@ -28,6 +28,7 @@ struct forward_args {
     enum dtype activation; // of the device
     void *stream;          // of the device, where the group is on it; else NULL
     uint32_t rows_max;
+    bool eager;          // never record the ops of a step
     bool separate_norms; // never sum over ranks and norm in one operation: the same bits
 };
 

@@ -54,7 +54,7 @@ static enum status agree(struct rank *r, enum status mine, struct error *err)
 
 static void set_defaults(struct rank_options *o)
 {
-    o->device = o->device ? o->device : "auto";
+    o->device = o->device ? o->device : "cpu";
     o->isa = o->isa ? o->isa : "auto";
     o->kv_cache_dtype = o->kv_cache_dtype ? o->kv_cache_dtype : "auto";
     o->dtype = o->dtype ? o->dtype : "auto";
@@ -310,6 +310,7 @@ static enum status open_work(struct rank *r, struct error *err)
         .activation = r->activation,
         .stream = stream,
         .rows_max = r->info.limits.step_tokens,
+        .eager = r->options.enforce_eager,
         .separate_norms = r->options.separate_norms};
     TRY(forward_open(&forward, &r->forward, err));
     struct sampler_args sampler = {.kernels = r->kernels,

@@ -39,6 +39,7 @@ struct rank_options {
     const char *dtype;               // "auto"; of random weights: "f32", "f16", "bf16"
     uint32_t collective_timeout_ms;  // 60,000
     bool no_spin;                    // waits never spin
+    bool enforce_eager;              // steps are never recorded
     bool separate_norms;             // never sum over ranks and norm in one; for tests and benches
 };
 

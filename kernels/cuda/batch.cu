@@ -67,15 +67,27 @@ static bool batch_room(struct device *d, const struct batch *b, uint32_t n_table
         device_staging_close(&d->batches[i]);
         d->failed = device_staging_open(&d->batches[i], bytes, false, &d->error);
     }
-    d->batch.generation++;
+    d->memory_turn++;
     return d->failed == STATUS_OK;
 }
 
+void device_bound_batch(struct device *d, const struct batch *b)
+{
+    d->batch.n_rows = b->n_rows;
+    d->batch.n_seqs = b->n_seqs;
+    d->batch.n_logit_rows = b->n_logit_rows;
+    d->batch.n_keys = d->batch.seq_rows = 0;
+    for (uint32_t i = 0; i < b->n_seqs; i++) {
+        const struct batch_seq *s = &b->seq[i];
+        d->batch.n_keys = max(d->batch.n_keys, s->first_position + s->n_rows);
+        d->batch.seq_rows = max(d->batch.seq_rows, s->n_rows);
+    }
+}
+
 // Returns the number of table entries written.
-static uint32_t batch_fill(const struct batch *b, const batch_layout *l, uint32_t *n_keys)
+static uint32_t batch_fill(const struct device *d, const struct batch *b, const batch_layout *l)
 {
     uint32_t n = 0;
-    *n_keys = 0;
     for (uint32_t i = 0; i < b->n_seqs; i++) {
         const struct batch_seq *s = &b->seq[i];
         device_seq *to = &l->seq[i];
@@ -93,8 +105,6 @@ static uint32_t batch_fill(const struct batch *b, const batch_layout *l, uint32_
             l->row_seq[s->first_row + r] = i;
             l->positions[s->first_row + r] = s->first_position + r;
         }
-        if (s->first_position + s->n_rows > *n_keys)
-            *n_keys = s->first_position + s->n_rows;
     }
     if (b->positions != NULL)
         memcpy(l->positions, b->positions, b->n_rows * sizeof(uint32_t));
@@ -105,7 +115,7 @@ static uint32_t batch_fill(const struct batch *b, const batch_layout *l, uint32_
     l->counts[DEVICE_COUNT_ROWS] = b->n_rows;
     l->counts[DEVICE_COUNT_SEQS] = b->n_seqs;
     l->counts[DEVICE_COUNT_LOGIT_ROWS] = b->n_logit_rows;
-    l->counts[DEVICE_COUNT_KEYS] = *n_keys;
+    l->counts[DEVICE_COUNT_KEYS] = d->batch.n_keys;
     return n;
 }
 
@@ -118,15 +128,9 @@ void cuda_batch_begin(struct device *d, const struct batch *b)
     struct device_staging *s = &d->batches[d->batch_turn++ % DEVICE_STAGINGS];
     device_staging_wait(d, s);
     batch_layout on_host = batch_lay(d, s->host), there = batch_lay(d, d->batch_memory);
-    uint32_t n_keys, n_blocks = batch_fill(b, &on_host, &n_keys);
+    device_bound_batch(d, b);
+    uint32_t n_blocks = batch_fill(d, b, &on_host);
     device_staging_send(d, s, d->batch_memory, batch_head_bytes(d) + n_blocks * sizeof(uint32_t));
-    d->batch.n_rows = b->n_rows;
-    d->batch.n_seqs = b->n_seqs;
-    d->batch.n_logit_rows = b->n_logit_rows;
-    d->batch.n_keys = n_keys;
-    d->batch.seq_rows = 0;
-    for (uint32_t i = 0; i < b->n_seqs; i++)
-        d->batch.seq_rows = max(d->batch.seq_rows, b->seq[i].n_rows);
     d->batch.counts = there.counts;
     d->batch.seq = there.seq;
     d->batch.token_ids = there.token_ids;

@@ -78,7 +78,13 @@ void *device_workspace(struct device *d, size_t bytes)
 {
     if (bytes <= d->workspace_bytes)
         return d->workspace;
+    if (d->recording) {
+        d->recording_failed = true;
+        d->workspace_wanted = bytes;
+        return NULL;
+    }
     size_t rounded = (bytes + ((size_t)1 << 20) - 1) >> 20 << 20;
+    d->memory_turn++;
     cuda_mem_give(d, d->workspace, d->workspace_bytes);
     d->workspace = (uint8_t *)device_take(d, rounded);
     d->workspace_bytes = d->workspace != NULL ? rounded : 0;
@@ -239,6 +245,7 @@ void cuda_device_close(struct device *d)
         return;
     if (d->stream != NULL)
         cudaStreamSynchronize(d->stream);
+    device_graphs_close(d);
     if (d->samplers_close != NULL)
         d->samplers_close(d);
     for (int i = 0; i < DEVICE_STAGINGS; i++) {

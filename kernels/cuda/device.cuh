@@ -45,12 +45,11 @@ enum device_count {
 };
 
 // The batch of the step. Addresses stay the same from step to step until a larger one comes
-// (`generation` then changes), so that a recorded graph can be replayed; a kernel that is recorded
-// takes its numbers from `counts`, and the fields of the host only bound its grid.
+// (device.memory_turn then changes), so that a recorded graph can be replayed; a kernel that is
+// recorded takes its numbers from `counts`, and the fields of the host only bound its grid.
 struct device_batch {
     uint32_t n_rows, n_seqs, n_logit_rows, n_keys; // while a graph is recorded: upper bounds
     uint32_t seq_rows;                             // of the sequence with the most; likewise
-    uint32_t generation;
     // Device memory.
     const uint32_t *counts;     // [DEVICE_COUNTS]
     const device_seq *seq;      // [n_seqs]
@@ -72,6 +71,7 @@ struct device_staging {
 enum { DEVICE_STAGINGS = 2 };
 
 struct device_samplers; // sample.cu
+struct device_graphs;   // graph.cu
 struct blas;            // blas.h
 
 struct device {
@@ -95,7 +95,11 @@ struct device {
     size_t ring_at;
     uint8_t *workspace;
     size_t workspace_bytes;
-    bool recording; // a graph: no copy from the host, no new memory
+    struct device_graphs *graphs; // graph.cu; NULL until one is wanted
+    bool recording;               // a graph: no copy from the host, no new memory
+    bool recording_failed;        // more workspace was wanted than there is,
+    size_t workspace_wanted;      // namely so much
+    uint32_t memory_turn;         // changes with the addresses of batch and workspace
 
     uint32_t *tickets; // of linear: zero between ops; NULL until they are first wanted
     struct blas *blas; // cuBLASLt, NULL where there is none or it was not wanted yet
@@ -117,7 +121,8 @@ phx_launch_config device_launch(
 // Keeps the failure of a launch or of a call of the run-time library, if it is the first one.
 void device_keep(struct device *d, cudaError_t e, const char *what);
 // Scratch of the op at hand, aligned to 256 bytes; NULL after a failure (which is kept). Grows when
-// asked for more, which waits for the stream and is not possible while a graph is recorded.
+// asked for more, which waits for the stream; while a graph is recorded it cannot, NULL comes back
+// and the recording is given up.
 void *device_workspace(struct device *d, size_t bytes);
 // Brings a few numbers of the host's to the device, in the order of the stream; read when it
 // returns. They stay until the stream has run what is enqueued before the next one or two steps'
@@ -132,6 +137,10 @@ inline unsigned device_grid(uint64_t n, unsigned block)
     uint64_t blocks = (n + block - 1) / block;
     return blocks < 1 ? 1u : blocks < 0x7fffffff ? (unsigned)blocks : 0x7fffffffu;
 }
+
+// The numbers of the host for a batch that has been brought: what grids are made of.
+void device_bound_batch(struct device *d, const struct batch *b);
+void device_graphs_close(struct device *d);
 
 // ---- for the files of the device itself
 // ----------------------------------------------------------
@@ -168,6 +177,9 @@ void cuda_weight_free(struct device *d, struct weight *w);
 uint64_t cuda_weight_bytes(const struct weight_source *source);
 const void *cuda_weight_data(const struct weight *w, enum dtype *dtype);
 void cuda_batch_begin(struct device *d, const struct batch *b);
+
+enum graph_state cuda_graph_begin(struct device *d, const struct graph_bounds *b);
+bool cuda_graph_end(struct device *d, const struct batch *b);
 
 void cuda_embed(struct device *d, const struct embed_args *a);
 void cuda_norm(struct device *d, const struct norm_args *a);

@@ -46,6 +46,8 @@ struct kernels fill()
     k.weight_bytes = cuda_weight_bytes;
     k.weight_data = cuda_weight_data;
     k.batch_begin = cuda_batch_begin;
+    k.graph_begin = cuda_graph_begin;
+    k.graph_end = cuda_graph_end;
     k.embed = cuda_embed;
     k.norm = cuda_norm;
     k.linear = cuda_linear;

@@ -61,22 +61,31 @@ static void check_prompt(struct golden_worst *w, const struct golden *g,
                 p->greedy[i]);
 }
 
-static void check_model(const char *dir, const uint32_t *degrees, uint32_t n_degrees)
+// Where it is computed, and by how many ranks; degrees that a model cannot be cut into are left
+// out.
+struct run {
+    const char *device;
+    uint32_t degree[8], n_degrees;
+};
+
+static void check_model(const char *dir, const struct run *run)
 {
     struct golden *g = golden_open(dir);
     struct model_config m;
     arch_read(dir, &m, NULL, NULL);
-    for (uint32_t i = 0; i < n_degrees; i++) {
-        if (shard_check(&m, degrees[i], NULL) != STATUS_OK)
+    for (uint32_t i = 0; i < run->n_degrees; i++) {
+        uint32_t degree = run->degree[i];
+        if (shard_check(&m, degree, NULL) != STATUS_OK)
             continue;
         struct rank_options o = {.model_dir = dir,
+            .device = run->device,
             .threads = 1,
             .no_spin = true,
             .max_model_len = g->max_model_len,
             .max_num_seqs = GOLDEN_PROMPTS_MAX,
             .kv_cache_bytes = 64 << 20};
         struct drive d;
-        drive_open(&d, &o, degrees[i]);
+        drive_open(&d, &o, degree);
         struct drive_request *r[GOLDEN_PROMPTS_MAX];
         struct golden_worst w = {0};
         for (uint32_t k = 0; k < g->n_prompts; k++) {
@@ -94,7 +103,7 @@ static void check_model(const char *dir, const uint32_t *degrees, uint32_t n_deg
         }
         drive_close(&d);
         print_message("%-28s degree %u: %6u log-probabilities, worst %.1e\n", strrchr(dir, '/') + 1,
-            degrees[i], w.n, w.error);
+            degree, w.n, w.error);
         assert_true(w.n > 100);
         assert_true(w.error <= (g->half ? 2e-2 : 1e-3));
     }
@@ -112,7 +121,7 @@ static int not_hidden(const struct dirent *e)
 }
 
 // Every model of a folder whose architecture is known. Returns how many there were.
-static uint32_t check_folder(const char *path, const uint32_t *degrees, uint32_t n_degrees)
+static uint32_t check_folder(const char *path, const struct run *run)
 {
     char folder[256]; // the path lies in a ring of buffers that is used again
     snprintf(folder, sizeof folder, "%s", path);
@@ -126,7 +135,7 @@ static uint32_t check_folder(const char *path, const uint32_t *degrees, uint32_t
         struct model_config m;
         struct error err = {0};
         if (arch_read(dir, &m, NULL, &err) == STATUS_OK) {
-            check_model(dir, degrees, n_degrees);
+            check_model(dir, run);
             done++;
         } else {
             print_message("%-28s left out: %s\n", list[i]->d_name, err.text);
@@ -137,14 +146,12 @@ static uint32_t check_folder(const char *path, const uint32_t *degrees, uint32_t
     return done;
 }
 
-// Those that a model cannot be cut into are left out.
-static const uint32_t degrees[] = {1, 2, 3, 4, 6, 8};
+static const struct run on_cpu = {"cpu", {1, 2, 3, 4, 6, 8}, 6};
 
 static void test_own_models(void **state)
 {
     (void)state;
-    assert_true(
-        check_folder(test_path(test_source_dir(), "tests/golden/models"), degrees, 6) >= 15);
+    assert_true(check_folder(test_path(test_source_dir(), "tests/golden/models"), &on_cpu) >= 15);
 }
 
 static void test_shared_zoo(void **state)
@@ -154,7 +161,7 @@ static void test_shared_zoo(void **state)
         print_message("skipped: no ../shared\n");
         return;
     }
-    assert_true(check_folder(test_path(test_shared_dir(), "oracle/zoo"), degrees, 6) >= 30);
+    assert_true(check_folder(test_path(test_shared_dir(), "oracle/zoo"), &on_cpu) >= 30);
 }
 
 static void test_shared_models(void **state)
@@ -164,7 +171,7 @@ static void test_shared_models(void **state)
         print_message("skipped: no ../shared\n");
         return;
     }
-    assert_true(check_folder(test_path(test_shared_dir(), "oracle/models"), degrees, 6) == 3);
+    assert_true(check_folder(test_path(test_shared_dir(), "oracle/models"), &on_cpu) == 3);
 }
 
 int main(int argc, char **argv)
