@@ -266,7 +266,8 @@ static enum status word_merge(
     return STATUS_OK;
 }
 
-static enum status encode_word(struct tokenizer_work *w, const uint8_t *text, size_t n)
+// `take` is whether a word that is in the vocabulary is taken as it is.
+static enum status encode_word(struct tokenizer_work *w, const uint8_t *text, size_t n, bool take)
 {
     const struct tokenizer_bpe *b = &w->t->bpe;
     uint32_t id = TOKENIZER_NONE;
@@ -274,8 +275,7 @@ static enum status encode_word(struct tokenizer_work *w, const uint8_t *text, si
     if (n <= b->word_bytes_max)
         id = tokenizer_table_texts_get(&b->words, text, n);
     if (id != TOKENIZER_NONE) {
-        whole = b->ignore_merges ? WHOLE_YES
-                                 : atomic_load_explicit(&b->whole[id], memory_order_relaxed);
+        whole = take ? WHOLE_YES : atomic_load_explicit(&b->whole[id], memory_order_relaxed);
         if (whole == WHOLE_YES)
             return tokenizer_work_emit(w, id);
     }
@@ -314,10 +314,14 @@ enum status tokenizer_bpe_encode(struct tokenizer_work *w, const uint8_t *text, 
 {
     const struct tokenizer_bpe *b = &w->t->bpe;
     if (!b->cut_meta)
-        return encode_word(w, text, n);
+        return encode_word(w, text, n, b->ignore_merges);
+    // What is cut is no word of its own: without merges, only the whole is looked up.
+    if (b->ignore_merges && n <= b->word_bytes_max &&
+        tokenizer_table_texts_get(&b->words, text, n) != TOKENIZER_NONE)
+        return encode_word(w, text, n, true);
     while (n > 0) {
         size_t k = cut_before_meta(b, text, n);
-        TRY(encode_word(w, text, k));
+        TRY(encode_word(w, text, k, false));
         text += k;
         n -= k;
     }

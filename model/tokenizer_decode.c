@@ -273,6 +273,18 @@ static void finish_waiting(const struct tokenizer *t, struct sink *k)
     }
 }
 
+// CTC: a token that says the same as the one before it is left out.
+static void push_unless_equal(
+    const struct tokenizer *t, struct sink *k, const struct tokenizer_token *token, uint32_t id)
+{
+    const struct tokenizer_token *last =
+        k->s->waiting == TOKENIZER_NONE ? NULL : &t->tokens[k->s->waiting];
+    k->s->waiting = id;
+    if (!last || last->piece.n != token->piece.n ||
+        memcmp(last->piece.data, token->piece.data, token->piece.n) != 0)
+        emit(k, token->bytes.data, token->bytes.n);
+}
+
 // SentencePiece leaves out the space before the first text: one, or one of each token until there
 // is text.
 static void push_first(
@@ -311,10 +323,10 @@ enum status tokenizer_stream_push(
     }
     end_run(&k);
     end_waiting(t, &k);
-    if (t->decoder.ctc && s->waiting == id)
-        return STATUS_OK;
-    if (t->decoder.ctc)
-        s->waiting = id;
+    if (t->decoder.ctc) {
+        push_unless_equal(t, &k, token, id);
+        return buf_failed(out) ? STATUS_TOO_LARGE : STATUS_OK;
+    }
     if (t->decoder.sentencepiece && !s->begun) {
         push_first(t, &k, token);
         return buf_failed(out) ? STATUS_TOO_LARGE : STATUS_OK;

@@ -158,6 +158,7 @@ static enum status make_suffixed(
     return keep(t, out, &token->bytes, err);
 }
 
+// CTC: `piece` stays what neighbours are compared by.
 static enum status make_ctc(
     struct tokenizer *t, struct tokenizer_token *token, struct buf *out, struct error *err)
 {
@@ -168,9 +169,7 @@ static enum status make_ctc(
         TRY(cleanup(out, err));
         TRY(replace_within(out, t->decoder.delimiter, " ", err));
     }
-    TRY(keep(t, out, &token->bytes, err));
-    token->piece = token->bytes;
-    return STATUS_OK;
+    return keep(t, out, &token->bytes, err);
 }
 
 static enum status make_bytes(

@@ -120,10 +120,10 @@ static void run_filter(enum tokenizer_step_kind kind, struct tokenizer_bytes in,
 {
     for (size_t i = 0, k; i < in.n; i += k) {
         uint32_t c = unicode_decode(in.data + i, in.n - i, &k);
-        if (becomes_space(kind, c))
-            buf_append(out, " ", 1);
-        else if (keeps(kind, c))
-            buf_append(out, in.data + i, k);
+        if (!keeps(kind, c))
+            continue;
+        bool space = becomes_space(kind, c);
+        buf_append(out, space ? (const uint8_t *)" " : in.data + i, space ? 1 : k);
     }
 }
 
