@@ -92,8 +92,8 @@ bool unicode_is_other(uint32_t c)
     if (c < 0x80)
         return c < 0x20 || c == 0x7f;
     utf8proc_category_t k = category(c);
-    return k == UTF8PROC_CATEGORY_CN || k == UTF8PROC_CATEGORY_CC || k == UTF8PROC_CATEGORY_CF ||
-           k == UTF8PROC_CATEGORY_CO || k == UTF8PROC_CATEGORY_CS;
+    return k == UTF8PROC_CATEGORY_CC || k == UTF8PROC_CATEGORY_CF || k == UTF8PROC_CATEGORY_CO ||
+           k == UTF8PROC_CATEGORY_CS;
 }
 
 bool unicode_is_word(uint32_t c)

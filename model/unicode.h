@@ -22,7 +22,7 @@ bool unicode_is_punctuation(uint32_t c);
 bool unicode_is_mark(uint32_t c);
 // General category Mn.
 bool unicode_is_nonspacing(uint32_t c);
-// General categories C*: control, format, private use, unassigned.
+// General categories Cc, Cf, Co, Cs: control, format, private use.
 bool unicode_is_other(uint32_t c);
 // What \w matches by UTS 18: alphabetic, marks, decimal digits, connectors, join controls.
 bool unicode_is_word(uint32_t c);

@@ -3,6 +3,8 @@
 pkg_check_modules(LZMA REQUIRED IMPORTED_TARGET liblzma)
 phalanx_test(tokenizer_test SOURCES tokenizer_test.c LINK phalanx_tokenizer LABELS model)
 phalanx_test(tokenizer_spans_test SOURCES tokenizer_spans_test.c LINK phalanx_tokenizer LABELS model)
+phalanx_test(tokenizer_files_test SOURCES tokenizer_files_test.c tokenizer_convert.c
+  LINK phalanx_tokenizer LABELS model)
 phalanx_test(tokenizer_cache_test SOURCES tokenizer_cache_test.c LINK phalanx_tokenizer LABELS model)
 phalanx_test(tokenizer_golden_test SOURCES tokenizer_golden_test.c tokenizer_convert.c
   LINK phalanx_tokenizer PkgConfig::LZMA LABELS model)
