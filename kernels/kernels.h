@@ -230,6 +230,39 @@ struct act_args {
     void *out;     // [n_rows, dim]
 };
 
+// A mixture of experts. Probabilities of a row are the softmax of its router logits; the n_used
+// largest are taken (of equal ones the smaller expert) and, where `renormalize`, divided by their
+// sum. out = sum over the rank's experts among them, in ascending order, of
+// probability * down(act(gate(x)) * up(x)), and behind it the shared expert times
+// sigmoid(shared_gate . x). Where ranks have parts of experts, or some of them, the sum over ranks
+// is the block's output.
+struct experts_args {
+    uint32_t n_rows, hidden_dim;
+    const void *x;               // [any, hidden_dim]
+    const uint32_t *row_ids;     // (optional) [n_rows] rows of x to take, host memory
+    const struct weight *router; // [n_experts, hidden_dim]
+    uint32_t n_experts, n_used;
+    bool renormalize, gated;
+    enum act_kind kind;
+    uint32_t begin, count;    // experts of this rank
+    uint32_t ffn, shared_ffn; // columns of this rank; shared_ffn 0: no shared expert
+    struct weight *const *in,
+        *const *down; // [count] each [ffn or 2 ffn, hidden_dim], [hidden_dim, ffn]
+    const struct weight *shared_in, *shared_down; // the same of the shared expert
+    const struct weight *shared_gate;             // [1, hidden_dim] or NULL: 1
+    // Room of the caller's in device memory.
+    void *mlp_in, *mlp; // [n_rows, 2 max(ffn, shared_ffn)] and [n_rows, max(ffn, shared_ffn)]
+    void *part;         // [n_rows, hidden_dim]
+    void *routes;       // kernels_experts_bytes()
+    void *out;          // [n_rows, hidden_dim]
+};
+
+// Logits; expert and probability of each choice; three numbers of a row.
+static inline uint64_t kernels_experts_bytes(uint32_t n_rows, uint32_t n_experts, uint32_t n_used)
+{
+    return (uint64_t)n_rows * (n_experts + 2 * (uint64_t)n_used + 3) * sizeof(float);
+}
+
 // out[i] = in[row_ids[i]], or in[batch->logit_rows[i]] where row_ids is NULL. Not in place.
 struct gather_args {
     const struct batch *batch;
@@ -389,13 +422,12 @@ struct kernels {
     // (optional) Models that need them are refused where they are not.
     void (*clip)(struct device *d, const struct clip_args *a);
     void (*qk_norm)(struct device *d, const struct qk_norm_args *a);
+    void (*experts)(struct device *d, const struct experts_args *a);
     // (optional) For collectives on the device: the stream of the ops (a cudaStream_t), where the
     // device is, and the plugin's struct coll_plugin (collectives/cuda/plugin.h).
     void *(*device_stream)(struct device *d);
     void (*device_place)(const struct device *d, int *index, uint32_t *capability);
     const void *collectives;
-    // (optional) mixture of experts: routing, grouped products, combination.
-    void (*experts)(struct device *d, const void *args);
 };
 
 // The CPU table. Never fails; device_open picks the widest version that the CPU has.

@@ -323,6 +323,7 @@ static void read_config(struct config_json *c, struct model_config *m)
     read_biases(c, row, m);
     read_activation(c, row, m);
     arch_options_read(c, row, m);
+    arch_experts_read(c, row, m);
     check_kv_heads(c, row, m);
     arch_windows_read(c, row, m);
     read_ids(c, row, m);

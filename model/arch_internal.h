@@ -36,6 +36,9 @@ enum arch_feature {
     ARCH_ALIBI_BY_LENGTH = 1 << 21,  // ALiBi where only "model_max_length" is given
     ARCH_NORMALISED_HEAD = 1 << 22,  // of Baichuan 2, told by its vocabulary or "z_loss_weight"
     ARCH_CLIP_QKV = 1 << 23,         // "clip_qkv"
+    ARCH_EXPERTS = 1 << 24,          // a mixture of experts (model/arch_experts.c)
+    ARCH_WINDOW_ASKED = 1 << 25,     // "sliding_window" where "use_sliding_window"
+    ARCH_WINDOW_EVEN = 1 << 26,      // in every second layer below "max_window_layers"
 };
 
 // Numbers that families call by different names; the first of two that is there counts.
@@ -93,6 +96,8 @@ struct arch_row {
     uint32_t kv_heads, head_dim, window, pattern, max_position, original_max_position;
     uint32_t ffn_factor;  // the MLP is so many times as wide as the stream
     uint32_t ffn_divisor; // the MLP is narrower than the key says
+    uint32_t experts, experts_used, expert_ffn, shared_ffn; // expert_ffn 0: as wide as the MLP
+    bool experts_renormalize;                               // whatever the config says
     double norm_eps, theta, partial, query_scalar, attention_softcap, logit_softcap;
     uint32_t bos, eos;
 };
@@ -103,6 +108,8 @@ const char *arch_key_name(
 
 // Reads what only some families have (model/arch_options.c). Comes behind the dimensions.
 void arch_options_read(struct config_json *c, const struct arch_row *row, struct model_config *m);
+// Reads how many experts there are and which layers have them.
+void arch_experts_read(struct config_json *c, const struct arch_row *row, struct model_config *m);
 // Reads windows and shares layers out to KV groups.
 void arch_windows_read(struct config_json *c, const struct arch_row *row, struct model_config *m);
 

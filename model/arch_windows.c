@@ -59,25 +59,30 @@ static void group_layers(struct config_json *c, struct model_config *m)
 void arch_windows_read(struct config_json *c, const struct arch_row *row, struct model_config *m)
 {
     bool absent = !json_object_get(c->object, "sliding_window");
-    bool per_layer = row->features & ARCH_WINDOW_LAYERS;
-    bool wanted = config_json_bool(c, "use_sliding_window", !per_layer);
+    bool per_layer = row->features & (ARCH_WINDOW_LAYERS | ARCH_WINDOW_EVEN);
+    bool even = row->features & ARCH_WINDOW_EVEN;
+    bool asked = per_layer || row->features & ARCH_WINDOW_ASKED;
+    bool wanted = config_json_bool(c, "use_sliding_window", !asked);
     // 0 has been written for "none".
     uint32_t window =
         config_json_u32(c, "sliding_window", absent ? row->window : 0, 0, ARCH_POSITION_MAX);
-    uint32_t first = 0;
+    uint32_t border = 0;
     if (per_layer)
-        first = config_json_u32(c, "max_window_layers", 28, 0, 1 << 20);
+        border = config_json_u32(c, "max_window_layers", 28, 0, 1 << 20);
     if (!wanted)
         window = 0;
-    if (!(row->features & (ARCH_WINDOW | ARCH_WINDOW_LAYERS | ARCH_WINDOW_PATTERN))) {
+    if (!(row->features & (ARCH_WINDOW | ARCH_WINDOW_ASKED | ARCH_WINDOW_LAYERS | ARCH_WINDOW_EVEN |
+                              ARCH_WINDOW_PATTERN))) {
         if (window && window < m->max_position)
             config_json_fail(c, STATUS_UNSUPPORTED, "\"sliding_window\" %u is not supported for %s",
                 window, row->model_type);
         window = 0;
     }
     uint32_t pattern = read_pattern(c, row);
-    for (uint32_t i = 0; i < m->n_layers; i++)
-        m->layer[i].window = i >= first && (!pattern || (i + 1) % pattern != 0) ? window : 0;
+    for (uint32_t i = 0; i < m->n_layers; i++) {
+        bool slides = even ? i < border && i % 2 == 0 : i >= border;
+        m->layer[i].window = slides && (!pattern || (i + 1) % pattern != 0) ? window : 0;
+    }
     read_layer_types(c, window, m);
     for (uint32_t i = 0; i < m->n_layers; i++)
         m->layer[i].rope = row->features & ARCH_ROPE_LOCAL && m->layer[i].window;

@@ -38,6 +38,18 @@ struct shard_range shard_ffn(const struct model_config *m, const struct shard *s
     return shard_split(m->ffn_dim, 1, s->tp_size, s->tp_rank);
 }
 
+struct shard_range shard_expert_ffn(const struct model_config *m, const struct shard *s)
+{
+    if (s->expert_end - s->expert_begin < m->n_experts)
+        return (struct shard_range){0, m->expert_ffn_dim};
+    return shard_split(m->expert_ffn_dim, 1, s->tp_size, s->tp_rank);
+}
+
+struct shard_range shard_shared_ffn(const struct model_config *m, const struct shard *s)
+{
+    return shard_split(m->shared_ffn_dim, 1, s->tp_size, s->tp_rank);
+}
+
 struct shard_range shard_vocab(const struct model_config *m, const struct shard *s)
 {
     return shard_split(m->vocab_size, 1, s->tp_size, s->tp_rank);
@@ -48,7 +60,8 @@ struct shard_range shard_vocab(const struct model_config *m, const struct shard 
 static bool works(const struct model_config *m, uint32_t n)
 {
     return n > 0 && m->n_heads % n == 0 && (m->n_kv_heads % n == 0 || n % m->n_kv_heads == 0) &&
-           m->ffn_dim >= n && m->vocab_size >= n;
+           m->ffn_dim >= n && m->vocab_size >= n && (m->n_experts == 0 || m->expert_ffn_dim >= n) &&
+           (m->shared_ffn_dim == 0 || m->shared_ffn_dim >= n);
 }
 
 enum status shard_check(const struct model_config *m, uint32_t tp_size, struct error *err)

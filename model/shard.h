@@ -9,8 +9,9 @@
 
 struct shard {
     uint32_t tp_rank, tp_size;
-    uint32_t layer_begin, layer_end;   // pipeline stage
-    uint32_t expert_begin, expert_end; // whole experts placed here
+    uint32_t layer_begin, layer_end; // pipeline stage
+    // All of a model's experts: the rank has a slice of each. Fewer: it has these, whole.
+    uint32_t expert_begin, expert_end;
 };
 
 // [begin, begin + count) of a dimension.
@@ -27,6 +28,9 @@ struct shard_range shard_split(uint32_t total, uint32_t unit, uint32_t size, uin
 struct shard_range shard_heads(const struct model_config *m, const struct shard *s);
 struct shard_range shard_kv_heads(const struct model_config *m, const struct shard *s);
 struct shard_range shard_ffn(const struct model_config *m, const struct shard *s);
+// Columns of each expert, all of them where experts are placed whole; and of the shared one.
+struct shard_range shard_expert_ffn(const struct model_config *m, const struct shard *s);
+struct shard_range shard_shared_ffn(const struct model_config *m, const struct shard *s);
 struct shard_range shard_vocab(const struct model_config *m, const struct shard *s);
 
 // Whether the model can be cut into `tp_size` parts; the sentence names the degrees that work

@@ -12,8 +12,9 @@ enum {
     TENSOR_SCHEMES(X)
 #undef X
     // Sets of schemes that share most names.
-    LLAMAS = LLAMA | GEMMA2 | OLMO2 | PHI3 | GLM | GLM4 | BAICHUAN | PHI | STARCODER2,
-    GATED_APART = LLAMA | GEMMA2 | OLMO2 | BAICHUAN, // gate and up are two tensors
+    LLAMAS = LLAMA | MIXTRAL | QWEN_MOE | GEMMA2 | OLMO2 | PHI3 | GLM | GLM4 | BAICHUAN | PHI |
+             STARCODER2,
+    GATED_APART = LLAMA | QWEN_MOE | GEMMA2 | OLMO2 | BAICHUAN, // gate and up are two tensors
     GPT2S = GPT2 | SANTACODER | BIGCODE | QWEN,
     BLOOMS = BLOOM | FALCON,
 };
@@ -44,13 +45,21 @@ const struct tensor_row tensor_map_layer[] = {
 #include "model/tensor_map.def"
 };
 
+const struct tensor_row tensor_map_expert[] = {
+#define EXPERT_TENSOR(schemes, name, slot, ...)                                                    \
+    ROW(false, schemes, name, EXPERT_SLOT_##slot, __VA_ARGS__)
+#include "model/tensor_map.def"
+};
+
 const uint32_t tensor_map_model_count = COUNT_OF(tensor_map_model);
 const uint32_t tensor_map_layer_count = COUNT_OF(tensor_map_layer);
+const uint32_t tensor_map_expert_count = COUNT_OF(tensor_map_expert);
 
 uint32_t tensor_map_dim(const struct model_config *m, enum tensor_dim dim)
 {
     switch (dim) {
     case TENSOR_DIM_ONE:
+    case TENSOR_DIM_ROW:
         return 1;
     case TENSOR_DIM_HIDDEN:
         return m->hidden_dim;
@@ -70,6 +79,12 @@ uint32_t tensor_map_dim(const struct model_config *m, enum tensor_dim dim)
         return m->ffn_dim;
     case TENSOR_DIM_FFN_TWICE:
         return 2 * m->ffn_dim;
+    case TENSOR_DIM_EXPERTS:
+        return m->n_experts;
+    case TENSOR_DIM_EXPERT_FFN:
+        return m->expert_ffn_dim;
+    case TENSOR_DIM_SHARED_FFN:
+        return m->shared_ffn_dim;
     case TENSOR_DIM_VOCAB:
         return m->vocab_size;
     case TENSOR_DIM_POSITIONS:
@@ -78,8 +93,9 @@ uint32_t tensor_map_dim(const struct model_config *m, enum tensor_dim dim)
     check_failed("a dimension of the table", __FILE__, __LINE__);
 }
 
-bool tensor_map_present(const struct model_config *m, enum tensor_when when)
+bool tensor_map_present(const struct model_config *m, enum tensor_when when, uint32_t layer)
 {
+    bool experts = m->layer[layer].experts;
     switch (when) {
     case TENSOR_WHEN_ALWAYS:
         return true;
@@ -120,7 +136,13 @@ bool tensor_map_present(const struct model_config *m, enum tensor_when when)
     case TENSOR_WHEN_O_BIAS:
         return m->o_bias;
     case TENSOR_WHEN_MLP_BIAS:
-        return m->mlp_bias;
+        return m->mlp_bias && !experts;
+    case TENSOR_WHEN_MLP:
+        return !experts;
+    case TENSOR_WHEN_EXPERTS:
+        return experts;
+    case TENSOR_WHEN_SHARED:
+        return experts && m->shared_ffn_dim > 0;
     case TENSOR_WHEN_LEARNED:
         return m->position_kind == POSITION_LEARNED;
     case TENSOR_WHEN_PROJECTED:
@@ -131,7 +153,8 @@ bool tensor_map_present(const struct model_config *m, enum tensor_when when)
 
 bool tensor_map_cuts_columns(enum tensor_cut cut)
 {
-    return cut == TENSOR_CUT_Q_IN || cut == TENSOR_CUT_FFN_IN;
+    return cut == TENSOR_CUT_Q_IN || cut == TENSOR_CUT_FFN_IN || cut == TENSOR_CUT_EXPERT_FFN_IN ||
+           cut == TENSOR_CUT_SHARED_FFN_IN;
 }
 
 static struct shard_range heads_to_elements(struct shard_range r, uint32_t head_dim)
@@ -210,6 +233,14 @@ uint32_t tensor_map_spans(const struct model_config *m, const struct shard *s,
     case TENSOR_CUT_FFN:
     case TENSOR_CUT_FFN_IN:
         out[0] = shard_ffn(m, s);
+        return 1;
+    case TENSOR_CUT_EXPERT_FFN:
+    case TENSOR_CUT_EXPERT_FFN_IN:
+        out[0] = shard_expert_ffn(m, s);
+        return 1;
+    case TENSOR_CUT_SHARED_FFN:
+    case TENSOR_CUT_SHARED_FFN_IN:
+        out[0] = shard_shared_ffn(m, s);
         return 1;
     case TENSOR_CUT_FFN_TWICE:
         out[0] = shard_ffn(m, s);

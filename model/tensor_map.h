@@ -8,6 +8,8 @@
 // X(NAME): naming schemes. Families that name their tensors alike share one.
 #define TENSOR_SCHEMES(X)                                                                          \
     X(LLAMA)                                                                                       \
+    X(MIXTRAL)                                                                                     \
+    X(QWEN_MOE)                                                                                    \
     X(GEMMA2)                                                                                      \
     X(OLMO2)                                                                                       \
     X(PHI3)                                                                                        \
@@ -38,7 +40,8 @@ enum tensor_scheme {
 
 // Extents of tensors, in elements.
 enum tensor_dim {
-    TENSOR_DIM_ONE,
+    TENSOR_DIM_ONE, // of a vector
+    TENSOR_DIM_ROW, // of a matrix of one row
     TENSOR_DIM_HIDDEN,
     TENSOR_DIM_EMBED,     // embed_dim
     TENSOR_DIM_HEAD,      // head_dim
@@ -48,6 +51,9 @@ enum tensor_dim {
     TENSOR_DIM_QKV,       // Q, K and V in one
     TENSOR_DIM_FFN,       //
     TENSOR_DIM_FFN_TWICE, // gate and up in one
+    TENSOR_DIM_EXPERTS,   // n_experts
+    TENSOR_DIM_EXPERT_FFN,
+    TENSOR_DIM_SHARED_FFN,
     TENSOR_DIM_VOCAB,
     TENSOR_DIM_POSITIONS, // rows of the table of learned positions
 };
@@ -55,17 +61,21 @@ enum tensor_dim {
 // What a rank takes: spans of rows, or of the columns of a vector, or (_IN) columns of a matrix.
 enum tensor_cut {
     TENSOR_CUT_WHOLE,
-    TENSOR_CUT_Q,         // rows of its query heads
-    TENSOR_CUT_KV,        // rows of its KV heads
-    TENSOR_CUT_KV_TWICE,  // two spans of a fused tensor
-    TENSOR_CUT_QKV,       // spans of a fused tensor: three, or as many as it has heads
-    TENSOR_CUT_FFN,       // rows of its MLP columns
-    TENSOR_CUT_FFN_TWICE, // two spans of a fused tensor
-    TENSOR_CUT_VOCAB,     // rows of its tokens
-    TENSOR_CUT_Q_IN,      // columns of its query heads
-    TENSOR_CUT_FFN_IN,    // its MLP columns
-    TENSOR_CUT_EACH_Q,    // whole tensors, one of each of its query heads
-    TENSOR_CUT_EACH_KV,   // one of each of its KV heads
+    TENSOR_CUT_Q,             // rows of its query heads
+    TENSOR_CUT_KV,            // rows of its KV heads
+    TENSOR_CUT_KV_TWICE,      // two spans of a fused tensor
+    TENSOR_CUT_QKV,           // spans of a fused tensor: three, or as many as it has heads
+    TENSOR_CUT_FFN,           // rows of its MLP columns
+    TENSOR_CUT_FFN_TWICE,     // two spans of a fused tensor
+    TENSOR_CUT_VOCAB,         // rows of its tokens
+    TENSOR_CUT_Q_IN,          // columns of its query heads
+    TENSOR_CUT_FFN_IN,        // its MLP columns
+    TENSOR_CUT_EACH_Q,        // whole tensors, one of each of its query heads
+    TENSOR_CUT_EACH_KV,       // one of each of its KV heads
+    TENSOR_CUT_EXPERT_FFN,    // of the experts' columns, as of the MLP's
+    TENSOR_CUT_EXPERT_FFN_IN, //
+    TENSOR_CUT_SHARED_FFN,    // of the shared expert's
+    TENSOR_CUT_SHARED_FFN_IN, //
 };
 
 enum tensor_when {
@@ -89,6 +99,9 @@ enum tensor_when {
     TENSOR_WHEN_QK_NORM_LAYER_HEADS,
     TENSOR_WHEN_O_BIAS,
     TENSOR_WHEN_MLP_BIAS,
+    TENSOR_WHEN_MLP,       // layers with one MLP,
+    TENSOR_WHEN_EXPERTS,   // with experts,
+    TENSOR_WHEN_SHARED,    // and with a shared one
     TENSOR_WHEN_LEARNED,   // learned positions
     TENSOR_WHEN_PROJECTED, // the embedding is projected
 };
@@ -96,20 +109,21 @@ enum tensor_when {
 struct tensor_row {
     uint32_t schemes; // 1 << enum tensor_scheme
     bool turned;      // stored as [columns, rows]
-    const char *name; // with %u for the layer, and a second one for the head where each has one
-    uint8_t slot;     // enum model_slot or enum layer_slot
+    const char *name; // with %u for the layer, and a second one for the head or the expert
+    uint8_t slot;     // enum model_slot, enum layer_slot or enum expert_slot
     enum tensor_dim rows, columns;
     enum tensor_cut cut;
     enum tensor_when when;
 };
 
-extern const struct tensor_row tensor_map_model[], tensor_map_layer[];
-extern const uint32_t tensor_map_model_count, tensor_map_layer_count;
+extern const struct tensor_row tensor_map_model[], tensor_map_layer[], tensor_map_expert[];
+extern const uint32_t tensor_map_model_count, tensor_map_layer_count, tensor_map_expert_count;
 
 enum { TENSOR_MAP_SPANS_MAX = 3 * MODEL_HEADS_MAX, TENSOR_MAP_NAME_BYTES = 192 };
 
 uint32_t tensor_map_dim(const struct model_config *m, enum tensor_dim dim);
-bool tensor_map_present(const struct model_config *m, enum tensor_when when);
+// `layer` is that of a layer's tensor.
+bool tensor_map_present(const struct model_config *m, enum tensor_when when, uint32_t layer);
 
 // Spans of the cut dimension that a rank takes, in elements and in the order of their places;
 // neighbours are one span. Returns their number.
@@ -122,7 +136,8 @@ bool tensor_map_cuts_columns(enum tensor_cut cut);
 struct shard_range tensor_map_heads(
     const struct model_config *m, const struct shard *s, const struct tensor_row *row);
 
-// Writes the name of the tensor in layer `layer` for head `head`, where the row's name has them.
+// Writes the name of the tensor in layer `layer` for head or expert `head`, where the row's name
+// has them.
 void tensor_map_name(
     const struct tensor_row *row, uint32_t layer, uint32_t head, char out[TENSOR_MAP_NAME_BYTES]);
 

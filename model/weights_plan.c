@@ -370,9 +370,9 @@ static bool stage_has(const struct builder *b, enum model_slot slot)
     }
 }
 
-static bool row_applies(const struct builder *b, const struct tensor_row *row)
+static bool row_applies(const struct builder *b, const struct tensor_row *row, uint32_t layer)
 {
-    return row->schemes >> b->m->tensor_scheme & 1 && tensor_map_present(b->m, row->when);
+    return row->schemes >> b->m->tensor_scheme & 1 && tensor_map_present(b->m, row->when, layer);
 }
 
 // What a file may leave out.
@@ -407,13 +407,30 @@ static enum status build_model(struct builder *b)
     for (uint32_t i = 0; i < tensor_map_model_count; i++) {
         const struct tensor_row *row = &tensor_map_model[i];
         bool here = stage_has(b, (enum model_slot)row->slot);
-        if (row_applies(b, row))
+        if (row_applies(b, row, 0))
             TRY(add(b, row, 0, here ? &p->slot[row->slot] : NULL));
     }
     if (b->m->tied_head && stage_has(b, MODEL_SLOT_HEAD))
         p->slot[MODEL_SLOT_HEAD] = p->slot[MODEL_SLOT_EMBED];
     if (b->m->head_normalised && stage_has(b, MODEL_SLOT_HEAD))
         normalise_head(b, &p->slot[MODEL_SLOT_HEAD]);
+    return STATUS_OK;
+}
+
+// The experts of a layer; `expert` is NULL where another stage has them.
+static enum status build_experts(
+    struct builder *b, uint32_t layer, struct weights_plan_expert *expert)
+{
+    for (uint32_t i = 0; i < tensor_map_expert_count; i++) {
+        struct source_tensor t = {.row = &tensor_map_expert[i]};
+        if (!row_applies(b, t.row, layer))
+            continue;
+        for (uint32_t e = 0; e < b->m->n_experts; e++) {
+            TRY(find(b, &t, layer, e));
+            if (expert && e >= b->s->expert_begin && e < b->s->expert_end)
+                TRY(append(b, &t, &expert[e - b->s->expert_begin].slot[t.row->slot]));
+        }
+    }
     return STATUS_OK;
 }
 
@@ -424,9 +441,12 @@ static enum status build_layer(struct builder *b, uint32_t layer)
         const struct tensor_row *row = &tensor_map_layer[i];
         struct weight_slice *slot =
             here ? &b->plan->layer[layer - b->s->layer_begin].slot[row->slot] : NULL;
-        if (row_applies(b, row))
+        if (row_applies(b, row, layer))
             TRY(add(b, row, layer, slot));
     }
+    if (b->m->layer[layer].experts)
+        return build_experts(
+            b, layer, here ? b->plan->layer[layer - b->s->layer_begin].expert : NULL);
     return STATUS_OK;
 }
 
@@ -436,6 +456,11 @@ static enum status build(struct builder *b)
     b->offset = 0;
     memset(p->slot, 0, sizeof p->slot);
     memset(p->layer, 0, p->n_layers * sizeof *p->layer);
+    if (p->n_local_experts)
+        memset(p->experts, 0, (size_t)p->n_layers * p->n_local_experts * sizeof *p->experts);
+    for (uint32_t i = 0; i < p->n_layers; i++)
+        if (b->m->layer[p->shard.layer_begin + i].experts)
+            p->layer[i].expert = p->experts + (size_t)i * p->n_local_experts;
     TRY(build_model(b));
     for (uint32_t i = 0; i < b->m->n_layers; i++)
         TRY(build_layer(b, i));
@@ -466,9 +491,14 @@ static uint64_t plan_bytes(const struct builder *b)
     for (int i = 0; i < MODEL_SLOT_COUNT; i++)
         if (!(i == MODEL_SLOT_HEAD && b->m->tied_head))
             sum += slice_bytes(&b->plan->slot[i]);
-    for (uint32_t i = 0; i < b->plan->n_layers; i++)
+    for (uint32_t i = 0; i < b->plan->n_layers; i++) {
+        const struct weights_plan_layer *layer = &b->plan->layer[i];
         for (int j = 0; j < LAYER_SLOT_COUNT; j++)
-            sum += slice_bytes(&b->plan->layer[i].slot[j]);
+            sum += slice_bytes(&layer->slot[j]);
+        for (uint32_t e = 0; layer->expert && e < b->plan->n_local_experts; e++)
+            for (int j = 0; j < EXPERT_SLOT_COUNT; j++)
+                sum += slice_bytes(&layer->expert[e].slot[j]);
+    }
     return sum;
 }
 
@@ -493,6 +523,11 @@ static enum status check_stage(
     const struct model_config *m, const struct shard *s, struct error *err)
 {
     TRY(shard_check(m, s->tp_size, err));
+    if (s->expert_begin > s->expert_end || s->expert_end > m->n_experts ||
+        (m->n_experts > 0 && s->expert_begin == s->expert_end))
+        return status_fail(err, STATUS_INVALID,
+            "rank %u of %u has experts %u to %u of a model of %u experts", s->tp_rank, s->tp_size,
+            s->expert_begin, s->expert_end, m->n_experts);
     if (s->tp_rank < s->tp_size && s->layer_begin < s->layer_end && s->layer_end <= m->n_layers)
         return STATUS_OK;
     return status_fail(err, STATUS_INVALID,
@@ -506,13 +541,15 @@ static enum status open_plan(struct builder *b, struct weights_plan *out)
     struct weights_plan p = {.shard = *b->s, .n_layers = b->s->layer_end - b->s->layer_begin};
     uint32_t n_tensors = b->files ? safetensors_count(b->files) : 0;
     p.layer = calloc(p.n_layers, sizeof *p.layer);
+    p.n_local_experts = b->s->expert_end - b->s->expert_begin;
+    p.experts = calloc((size_t)p.n_layers * p.n_local_experts + 1, sizeof *p.experts);
     b->used = calloc(n_tensors + 1, sizeof *b->used);
     b->plan = &p;
     if (b->files)
         find_prefix(b);
-    enum status status =
-        p.layer && b->used ? STATUS_OK
-                           : status_fail(b->err, STATUS_NO_MEMORY, "no memory to plan the weights");
+    enum status status = p.layer && p.experts && b->used ? STATUS_OK
+                                                         : status_fail(b->err, STATUS_NO_MEMORY,
+                                                               "no memory to plan the weights");
     if (status == STATUS_OK)
         status = build(b);
     if (status == STATUS_OK && b->files)
@@ -555,5 +592,6 @@ void weights_plan_close(struct weights_plan *p)
     if (p->owned)
         munmap(p->owned, p->owned_bytes);
     free(p->layer);
+    free(p->experts);
     memset(p, 0, sizeof *p);
 }

@@ -31,6 +31,12 @@ enum layer_slot {
     LAYER_SLOT_COUNT
 };
 
+enum expert_slot {
+#define EXPERT_SLOT(NAME, name) EXPERT_SLOT_##NAME,
+#include "model/weight_slots.def"
+    EXPERT_SLOT_COUNT
+};
+
 enum { WEIGHT_SLICE_PARTS_MAX = 4 };
 
 struct weight_slice_part {
@@ -47,8 +53,14 @@ struct weight_slice {
     struct weight_slice_part part[WEIGHT_SLICE_PARTS_MAX];
 };
 
+struct weights_plan_expert {
+    struct weight_slice slot[EXPERT_SLOT_COUNT];
+};
+
 struct weights_plan_layer {
     struct weight_slice slot[LAYER_SLOT_COUNT];
+    // [n_local_experts], of expert shard.expert_begin + i; NULL where the layer has none
+    struct weights_plan_expert *expert;
 };
 
 struct weights_plan {
@@ -56,6 +68,8 @@ struct weights_plan {
     struct weight_slice slot[MODEL_SLOT_COUNT]; // empty where another pipeline stage has it
     uint32_t n_layers;                          // shard.layer_end - shard.layer_begin
     struct weights_plan_layer *layer;           // [n_layers], of layer shard.layer_begin + i
+    uint32_t n_local_experts;                   // shard.expert_end - shard.expert_begin
+    struct weights_plan_expert *experts;        // [n_layers][n_local_experts], of all layers
     uint64_t bytes;                             // of all slices; a tied head counts once
     void *owned;                                // what was copied, random weights
     uint64_t owned_bytes;

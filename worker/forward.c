@@ -33,6 +33,8 @@ struct forward {
     void *attended;     // [n_heads head_dim]
     void *mlp_in;       // [ffn, or 2 ffn where gated]; NULL where the table fuses linear and act
     void *mlp;          // [ffn]
+    void *part;         // [hidden_dim], one expert's; NULL where there are none
+    void *routes;       // room for experts_args.routes
     void *kept;         // [hidden_dim], for gathered rows; NULL where activations are on the host
     float *inv_freq[MODEL_ROPES_MAX];
     float *alibi;    // [n_heads] or NULL
@@ -61,8 +63,6 @@ struct forward {
 
 enum status forward_supports(const struct model_config *m, const struct shard *s, struct error *err)
 {
-    if (m->n_experts)
-        return status_fail(err, STATUS_UNSUPPORTED, "a mixture of experts is not supported yet");
     if (s->layer_begin != 0 || s->layer_end != m->n_layers)
         return status_fail(err, STATUS_UNSUPPORTED, "pipeline stages are not supported yet");
     return STATUS_OK;
@@ -78,6 +78,9 @@ static enum status table_supports(
     if (m->qk_norm > QK_NORM_HEAD && !k->qk_norm)
         return status_fail(err, STATUS_UNSUPPORTED,
             "this model's norm of queries and keys is not supported on %s", k->name);
+    if (m->n_experts > 0 && !k->experts)
+        return status_fail(
+            err, STATUS_UNSUPPORTED, "a mixture of experts is not supported on %s", k->name);
     return STATUS_OK;
 }
 
@@ -144,10 +147,18 @@ struct row_shape {
     uint64_t stream, qkv, attended, mlp, mlp_in;
 };
 
+static uint32_t widest_mlp(const struct model_config *m, const struct shard *s)
+{
+    uint32_t ffn = shard_ffn(m, s).count, expert = m->n_experts ? shard_expert_ffn(m, s).count : 0;
+    uint32_t shared = shard_shared_ffn(m, s).count;
+    ffn = ffn > expert ? ffn : expert;
+    return ffn > shared ? ffn : shared;
+}
+
 static struct row_shape row_shape(const struct model_config *m, const struct shard *s)
 {
     uint64_t heads = shard_heads(m, s).count, kv_heads = shard_kv_heads(m, s).count;
-    uint64_t ffn = shard_ffn(m, s).count;
+    uint64_t ffn = widest_mlp(m, s);
     return (struct row_shape){.shared = stream_dim(m),
         .stream = m->hidden_dim,
         .qkv = (heads + 2 * kv_heads) * m->head_dim,
@@ -156,14 +167,21 @@ static struct row_shape row_shape(const struct model_config *m, const struct sha
         .mlp_in = ffn * (m->gated ? 2 : 1)};
 }
 
+static uint64_t routes_bytes(const struct model_config *m, uint32_t rows_max)
+{
+    return m->n_experts ? kernels_experts_bytes(rows_max, m->n_experts, m->n_experts_per_token) : 0;
+}
+
 uint64_t forward_bytes(const struct forward_args *a)
 {
     struct row_shape w = row_shape(a->model, a->shard);
     uint64_t each = 2 * w.shared + w.stream + w.qkv + w.attended + w.mlp;
-    each += a->kernels->linear_act ? 0 : w.mlp_in;
+    each += a->kernels->linear_act && !a->model->n_experts ? 0 : w.mlp_in;
+    each += a->model->n_experts ? w.stream : 0;
     each += a->kernels->device_memory ? w.stream : 0;
     uint64_t projected = (uint64_t)FORWARD_LOGIT_ROWS * a->model->embed_dim;
-    return (each * a->rows_max + projected) * dtype_bytes(a->activation);
+    return (each * a->rows_max + projected) * dtype_bytes(a->activation) +
+           routes_bytes(a->model, a->rows_max);
 }
 
 static bool take_all(struct forward *f)
@@ -181,14 +199,19 @@ static bool take_all(struct forward *f)
     f->qkv = buffer_take(f, rows * w.qkv);
     f->attended = buffer_take(f, rows * w.attended);
     f->mlp = buffer_take(f, rows * w.mlp);
-    if (!f->a.kernels->linear_act)
+    if (!f->a.kernels->linear_act || f->a.model->n_experts)
         f->mlp_in = buffer_take(f, rows * w.mlp_in);
-    bool device = f->a.kernels->device_memory;
+    bool device = f->a.kernels->device_memory, experts = f->a.model->n_experts;
+    if (experts) {
+        f->part = buffer_take(f, rows * w.stream);
+        f->routes = bytes_take(f, routes_bytes(f->a.model, f->a.rows_max));
+    }
     if (device)
         f->kept = buffer_take(f, rows * w.stream);
     return f->residual && f->x && f->normed && f->qkv && f->attended && f->mlp &&
            (f->mlp_in || f->a.kernels->linear_act) && (f->kept || !device) &&
-           (f->squares || !squares) && (f->projected || !projects) && take_tables(f);
+           (f->squares || !squares) && ((f->part && f->routes) || !experts) &&
+           (f->projected || !projects) && take_tables(f);
 }
 
 enum status forward_open(const struct forward_args *args, struct forward **out, struct error *err)
@@ -363,19 +386,17 @@ struct block_output {
     const uint32_t *row_ids;
 };
 
-static enum status block_output(struct forward *f, const struct block_output *o, struct error *err)
+static bool normed_behind(const struct forward *f)
+{
+    enum norm_placement p = f->a.model->norm_placement;
+    return p == NORM_POST || p == NORM_SANDWICH;
+}
+
+// Where a block's output is spread over the ranks in x: its sum, and what is done with it.
+static enum status block_sum(struct forward *f, const struct block_output *o, struct error *err)
 {
     const struct model_config *m = f->a.model;
-    bool normed = m->norm_placement == NORM_POST || m->norm_placement == NORM_SANDWICH;
-    struct linear_args args = {.n_rows = f->n_rows,
-        .x = o->in,
-        .x_stride = o->in_dim,
-        .w = o->weight,
-        .bias = normed && f->a.shard->tp_rank == 0 ? o->bias : NULL,
-        .out = f->x,
-        .out_stride = m->hidden_dim,
-        .row_ids = o->row_ids};
-    f->a.kernels->linear(f->a.device, &args);
+    bool normed = normed_behind(f);
     if (norms_ahead(f, o->next_norm))
         return sum_and_norm(f, o->next_norm, o->bias_f32, err);
     TRY(sum_over_ranks(f, f->x, m->hidden_dim, f->a.activation, err));
@@ -388,6 +409,22 @@ static enum status block_output(struct forward *f, const struct block_output *o,
         norm_into(f, o->norm, o->norm_bias, f->residual, f->residual);
     }
     return STATUS_OK;
+}
+
+static enum status block_output(struct forward *f, const struct block_output *o, struct error *err)
+{
+    const struct model_config *m = f->a.model;
+    bool normed = normed_behind(f);
+    struct linear_args args = {.n_rows = f->n_rows,
+        .x = o->in,
+        .x_stride = o->in_dim,
+        .w = o->weight,
+        .bias = normed && f->a.shard->tp_rank == 0 ? o->bias : NULL,
+        .out = f->x,
+        .out_stride = m->hidden_dim,
+        .row_ids = o->row_ids};
+    f->a.kernels->linear(f->a.device, &args);
+    return block_sum(f, o, err);
 }
 
 // Where activations are in host memory, rows that are not wanted are dropped in place (rows are
@@ -603,6 +640,39 @@ static void mlp_hidden(
     }
 }
 
+// The part of a mixture of experts that this rank has, into x.
+static void experts_output(
+    struct forward *f, const struct layer_weights *w, const void *in, const uint32_t *row_ids)
+{
+    const struct model_config *m = f->a.model;
+    const struct shard *s = f->a.shard;
+    struct experts_args args = {.n_rows = f->n_rows,
+        .hidden_dim = m->hidden_dim,
+        .x = in,
+        .row_ids = row_ids,
+        .router = w->router,
+        .n_experts = m->n_experts,
+        .n_used = m->n_experts_per_token,
+        .renormalize = m->experts_renormalize,
+        .gated = m->gated,
+        .kind = (enum act_kind)m->activation,
+        .begin = s->expert_begin,
+        .count = w->n_experts,
+        .ffn = shard_expert_ffn(m, s).count,
+        .shared_ffn = shard_shared_ffn(m, s).count,
+        .in = w->expert_in,
+        .down = w->expert_out,
+        .shared_in = w->shared_in,
+        .shared_down = w->shared_out,
+        .shared_gate = w->shared_gate,
+        .mlp_in = f->mlp_in,
+        .mlp = f->mlp,
+        .part = f->part,
+        .routes = f->routes,
+        .out = f->x};
+    f->a.kernels->experts(f->a.device, &args);
+}
+
 static enum status mlp_block(struct forward *f, uint32_t layer, struct error *err)
 {
     const struct model_config *m = f->a.model;
@@ -619,7 +689,6 @@ static enum status mlp_block(struct forward *f, uint32_t layer, struct error *er
         norm_into(f, w->mlp_norm, w->mlp_norm_bias, f->residual, f->normed);
         add_and_norm(f, NULL, NULL, NULL);
     }
-    mlp_hidden(f, w, in, row_ids);
     struct block_output o = {.weight = w->mlp_out,
         .bias = w->mlp_out_bias,
         .bias_f32 = w->mlp_out_bias_f32,
@@ -628,6 +697,11 @@ static enum status mlp_block(struct forward *f, uint32_t layer, struct error *er
         .next_norm = last ? f->a.weights->final_norm : w[1].attn_norm,
         .in = f->mlp,
         .in_dim = f->ffn};
+    if (m->layer[layer].experts) {
+        experts_output(f, w, in, row_ids);
+        return block_sum(f, &o, err);
+    }
+    mlp_hidden(f, w, in, row_ids);
     return block_output(f, &o, err);
 }
 

@@ -21,6 +21,7 @@ struct loading {
     struct weights *weights;
     const struct weights_progress *progress;
     uint64_t done, total, reported_us;
+    uint32_t n_local_experts;
 };
 
 static void report(struct loading *l, bool last)
@@ -120,11 +121,30 @@ static enum status bind_f32(
     return s;
 }
 
+static enum status bind_experts(struct loading *l, const struct weights_plan_layer *plan,
+    struct layer_weights *out, struct error *err)
+{
+    if (!plan->expert)
+        return STATUS_OK;
+    uint32_t n = l->n_local_experts;
+    out->expert_in = calloc(n, sizeof *out->expert_in);
+    out->expert_out = calloc(n, sizeof *out->expert_out);
+    if (!out->expert_in || !out->expert_out)
+        return status_fail(err, STATUS_NO_MEMORY, "no memory for %u experts", n);
+    out->n_experts = n;
+    for (uint32_t i = 0; i < n; i++) {
+        TRY(bind(l, &plan->expert[i].slot[EXPERT_SLOT_IN], &out->expert_in[i], err));
+        TRY(bind(l, &plan->expert[i].slot[EXPERT_SLOT_OUT], &out->expert_out[i], err));
+    }
+    return STATUS_OK;
+}
+
 static enum status bind_layer(struct loading *l, const struct weights_plan_layer *plan,
     struct layer_weights *out, struct error *err)
 {
     for (int i = 0; i < LAYER_SLOT_COUNT; i++)
         TRY(bind(l, &plan->slot[i], &out->slot[i], err));
+    TRY(bind_experts(l, plan, out, err));
     TRY(bind_f32(l->weights, &plan->slot[LAYER_SLOT_O_BIAS], &out->o_bias_f32, err));
     return bind_f32(l->weights, &plan->slot[LAYER_SLOT_MLP_OUT_BIAS], &out->mlp_out_bias_f32, err);
 }
@@ -156,20 +176,27 @@ static enum status bind_all(struct loading *l, const struct weights_plan *plan, 
     return STATUS_OK;
 }
 
+static uint64_t slice_device_bytes(const struct kernels *kernels, const struct weight_slice *slice)
+{
+    struct weight_source s = source_of(slice);
+    return s.n_parts ? kernels->weight_bytes(&s) : 0;
+}
+
 uint64_t weights_bytes(
     const struct kernels *kernels, const struct weights_plan *plan, bool tied_head)
 {
     uint64_t n = 0;
-    for (int i = 0; i < MODEL_SLOT_COUNT; i++) {
-        struct weight_source s = source_of(&plan->slot[i]);
-        if (s.n_parts && !(i == MODEL_SLOT_HEAD && tied_head))
-            n += kernels->weight_bytes(&s);
+    for (int i = 0; i < MODEL_SLOT_COUNT; i++)
+        if (!(i == MODEL_SLOT_HEAD && tied_head))
+            n += slice_device_bytes(kernels, &plan->slot[i]);
+    for (uint32_t k = 0; k < plan->n_layers; k++) {
+        const struct weights_plan_layer *layer = &plan->layer[k];
+        for (int i = 0; i < LAYER_SLOT_COUNT; i++)
+            n += slice_device_bytes(kernels, &layer->slot[i]);
+        for (uint32_t e = 0; layer->expert && e < plan->n_local_experts; e++)
+            for (int i = 0; i < EXPERT_SLOT_COUNT; i++)
+                n += slice_device_bytes(kernels, &layer->expert[e].slot[i]);
     }
-    for (uint32_t k = 0; k < plan->n_layers; k++)
-        for (int i = 0; i < LAYER_SLOT_COUNT; i++) {
-            struct weight_source s = source_of(&plan->layer[k].slot[i]);
-            n += s.n_parts ? kernels->weight_bytes(&s) : 0;
-        }
     return n;
 }
 
@@ -183,7 +210,10 @@ enum status weights_open(const struct kernels *kernels, struct device *device,
     if (!w.layer)
         return status_fail(err, STATUS_NO_MEMORY, "no memory for %u layers", plan->n_layers);
     uint64_t begin_us = clock_now_us();
-    struct loading l = {.weights = &w, .progress = progress, .total = plan->bytes};
+    struct loading l = {.weights = &w,
+        .progress = progress,
+        .total = plan->bytes,
+        .n_local_experts = plan->n_local_experts};
     enum status s = bind_all(&l, plan, err);
     if (s != STATUS_OK) {
         weights_close(&w);
@@ -211,6 +241,12 @@ void weights_close(struct weights *w)
         struct layer_weights *layer = &w->layer[k];
         for (int i = 0; i < LAYER_SLOT_COUNT; i++)
             w->kernels->weight_free(w->device, layer->slot[i]);
+        for (uint32_t i = 0; i < layer->n_experts; i++) {
+            w->kernels->weight_free(w->device, layer->expert_in[i]);
+            w->kernels->weight_free(w->device, layer->expert_out[i]);
+        }
+        free(layer->expert_in);
+        free(layer->expert_out);
         w->kernels->mem_give(w->device, layer->o_bias_f32, (uint64_t)w->hidden_dim * sizeof(float));
         w->kernels->mem_give(
             w->device, layer->mlp_out_bias_f32, (uint64_t)w->hidden_dim * sizeof(float));

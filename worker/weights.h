@@ -13,6 +13,8 @@
 
 // A slot that the model does not have is NULL. The names are those of model/weight_slots.def.
 struct layer_weights {
+    uint32_t n_experts;                      // of the rank; 0: one MLP
+    struct weight **expert_in, **expert_out; // [n_experts]
     union {
         struct {
 #define LAYER_SLOT(NAME, name) struct weight *name;

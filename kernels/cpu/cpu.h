@@ -40,6 +40,7 @@ void cpu_linear(struct device *d, const struct linear_args *a);
 void cpu_linear_act(struct device *d, const struct linear_args *a, const struct act_args *act);
 void cpu_clip(struct device *d, const struct clip_args *a);
 void cpu_qk_norm(struct device *d, const struct qk_norm_args *a);
+void cpu_experts(struct device *d, const struct experts_args *a);
 void cpu_rope_kv(struct device *d, const struct rope_kv_args *a);
 void cpu_attention(struct device *d, const struct attention_args *a);
 void cpu_act(struct device *d, const struct act_args *a);

@@ -120,6 +120,7 @@ static const struct kernels table = {
     .linear = cpu_linear,
     .clip = cpu_clip,
     .qk_norm = cpu_qk_norm,
+    .experts = cpu_experts,
     .rope_kv = cpu_rope_kv,
     .attention = cpu_attention,
     .act = cpu_act,

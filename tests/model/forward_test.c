@@ -134,7 +134,7 @@ static bool is_plain(const struct model_config *m)
            m->final_norm && m->position_kind == POSITION_ROPE && m->n_ropes == 1 &&
            m->rope[0].pairing == ROPE_HALF && m->qk_norm <= QK_NORM_HEAD &&
            m->attention_softcap == 0 && m->logit_softcap == 0 && m->qkv_clip == 0 &&
-           m->embed_dim == m->hidden_dim;
+           m->embed_dim == m->hidden_dim && m->n_experts == 0;
 }
 
 // Returns false where the family is not ours.

@@ -161,7 +161,7 @@ static void test_shared_zoo(void **state)
         print_message("skipped: no ../shared\n");
         return;
     }
-    assert_true(check_folder(test_path(test_shared_dir(), "oracle/zoo"), &on_cpu) >= 30);
+    assert_true(check_folder(test_path(test_shared_dir(), "oracle/zoo"), &on_cpu) >= 34);
 }
 
 static void test_shared_models(void **state)
