@@ -199,6 +199,50 @@ __device__ __forceinline__ void pad_end(const pad_group &g, const pad_place &p)
     }
 }
 
+// A round of the counters later a word that was left behind would be taken for a new one. So twice
+// a round, whatever operation runs there, each block forgets what is older than a few pieces.
+constexpr unsigned PAD_HALF = 0x80000000u;
+constexpr int PAD_NEAR = 0;
+
+// Flags: others may be raising new ones meanwhile, which stay.
+__device__ inline void pad_forget_flags(phx_u64 *words, unsigned n, unsigned epoch)
+{
+    for (unsigned i = threadIdx.x; i < n; i += blockDim.x) {
+        phx_u64 old = phx_load_relaxed_sys(words + i);
+        int distance = (int)((unsigned)old - epoch);
+        if (distance > PAD_NEAR || distance < -PAD_NEAR)
+            atomicCAS_system(words + i, old, (phx_u64)0);
+    }
+}
+
+// Packets of this turn's parity: all of them are of turns that have been taken. Others write there
+// again when this rank has raised a flag of this turn: see packets_piece.
+__device__ __forceinline__ bool pad_forgets_packets(const pad_place &p)
+{
+    return (p.turn & (PAD_HALF - 2)) == 0;
+}
+
+__device__ inline void pad_forget_packets(const pad_group &g, const pad_place &p)
+{
+    phx_u64 flag = (phx_u64)(p.turn ^ PAD_HALF) << 32;
+    for (unsigned r = 0; r < g.size; r++)
+        for (unsigned i = threadIdx.x; i < PAD_PACKETS; i += blockDim.x)
+            phx_store_pair_sys(pad_packets(g, g.rank, p.parity(), r) + i, {flag, flag});
+}
+
+__device__ __forceinline__ void pad_forget(const pad_group &g, const pad_place &p, bool all_meet)
+{
+    pad_head *own = g.pads[g.rank];
+    unsigned block = blockIdx.x;
+    if ((p.epoch & (PAD_HALF - 1)) == 1) {
+        pad_forget_flags(&own->flags[block][0][0][0], PAD_PHASES * 2 * PAD_RANKS, p.epoch);
+        pad_forget_flags(own->ready[block], PAD_RANKS, p.epoch);
+        pad_forget_flags(own->done[block], PAD_RANKS, p.epoch);
+    }
+    if (all_meet && pad_forgets_packets(p))
+        pad_forget_packets(g, p);
+}
+
 // The next piece: of an exchange (only pairs meet), or of an operation in which all meet.
 __device__ __forceinline__ void pad_next(const pad_group &g, pad_place &p, bool all_meet)
 {
@@ -206,6 +250,7 @@ __device__ __forceinline__ void pad_next(const pad_group &g, pad_place &p, bool 
     p.turn += all_meet;
     if (threadIdx.x == 0)
         phx_store_release_sys(&g.pads[g.rank]->now[blockIdx.x], pad_word(g, p));
+    pad_forget(g, p, all_meet);
 }
 
 // All ranks: what each block has written before, to its own or to others' memory, may be read

@@ -102,16 +102,10 @@ __device__ __forceinline__ unsigned piece_peer(const pad_group &g, unsigned step
 }
 
 // Packets. A word of 64 bits is {data, turn}: seeing the turn is seeing the data, so no meeting is
-// needed. Turns come round; before one can be mistaken for an old one, all flags are overwritten.
-__device__ inline bool packets_clear(const pad_group &g, const pad_place &p)
+// needed, but where old turns are forgotten: nobody may push before all have.
+__device__ inline bool packets_begin(const pad_group &g, const pad_place &p)
 {
-    if ((p.turn & 0x7ffffffeu) != 0)
-        return true;
-    phx_u64 flag = (phx_u64)(p.turn ^ 0x80000000u) << 32;
-    for (unsigned r = 0; r < g.size; r++)
-        for (unsigned i = threadIdx.x; i < PAD_PACKETS; i += blockDim.x)
-            phx_store_pair_sys(pad_packets(g, g.rank, p.parity(), r) + i, {flag, flag});
-    return pad_meet(g, p, PAD_CLEAR);
+    return !pad_forgets_packets(p) || pad_meet(g, p, PAD_CLEAR);
 }
 
 template <class T>
@@ -165,7 +159,7 @@ __device__ inline bool packets_piece(
     unsigned n = (count + N - 1) / N, peer = threadIdx.x;
     bool fine = true;
     pad_next(g, p, true);
-    if (!packets_clear(g, p))
+    if (!packets_begin(g, p))
         return false;
     if (peer < g.size && peer != g.rank)
         phx_store_relaxed_sys(pad_flag(g, p, peer, PAD_START, g.rank), pad_word(g, p));
