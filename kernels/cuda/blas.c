@@ -58,8 +58,8 @@ struct entry {
     enum dtype type, out_type;
     uint32_t n, k, bucket; // about as many rows: 64, 128, 256, ...
     uint64_t x_stride, w_stride, out_stride;
-    bool has_bias, timed;
-    uint32_t m; // that the layouts say
+    bool has_bias, timed, refused; // refused: cuBLASLt has nothing for it
+    uint32_t m;                    // that the layouts say
     cublasLtMatmulDesc_t product;
     cublasLtMatrixLayout_t w, x, out;
     cublasLtMatmulAlgo_t algorithm;
@@ -332,8 +332,8 @@ enum status blas_multiply(
     uint32_t before = b->n_entries;
     cublasStatus_t s;
     struct entry *e = find(b, p, &s);
-    if (e == NULL)
-        return failed(s, "a description", err);
+    if (e == NULL || e->refused)
+        return failed(e == NULL ? s : CUBLAS_STATUS_NOT_SUPPORTED, "a product", err);
     s = adjust(b, e, p);
     bool is_new = before != b->n_entries;
     if (s == CUBLAS_STATUS_SUCCESS && (is_new || (clock != NULL && !e->timed)))
@@ -349,8 +349,7 @@ enum status blas_multiply(
     if (!is_new && ask(b, e, 1, &exact, &n_found) == CUBLAS_STATUS_SUCCESS &&
         exact.state == CUBLAS_STATUS_SUCCESS)
         s = enqueue(b, e, p, &exact.algo);
-    if (is_new && s != CUBLAS_STATUS_SUCCESS)
-        entry_close(b, &b->entry[--b->n_entries]);
+    e->refused = is_new && s != CUBLAS_STATUS_SUCCESS;
     return s == CUBLAS_STATUS_SUCCESS ? STATUS_OK : failed(s, "a product", err);
 }
 
