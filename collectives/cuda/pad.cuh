@@ -202,7 +202,7 @@ __device__ __forceinline__ void pad_end(const pad_group &g, const pad_place &p)
 // A round of the counters later a word that was left behind would be taken for a new one. So twice
 // a round, whatever operation runs there, each block forgets what is older than a few pieces.
 constexpr unsigned PAD_HALF = 0x80000000u;
-constexpr int PAD_NEAR = 0;
+constexpr int PAD_NEAR = 1 << 16;
 
 // Flags: others may be raising new ones meanwhile, which stay.
 __device__ inline void pad_forget_flags(phx_u64 *words, unsigned n, unsigned epoch)
