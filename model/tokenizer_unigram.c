@@ -20,14 +20,16 @@ static bool path_reserve(struct tokenizer_work *w, size_t n)
     return true;
 }
 
-// A better way to `to` replaces the old one; of equal ones the first is kept. SentencePiece adds
-// in double and keeps the sum in float.
+// A better way to `to` replaces the old one; of equal ones the first is kept. SentencePiece's
+// sums are floats.
 static void path_offer(const struct tokenizer_unigram *u, struct tokenizer_path *to, double score,
     uint32_t id, size_t start)
 {
+    if (u->sentencepiece)
+        score = (double)(float)score;
     if (to->start != UINT32_MAX && !(score > to->score))
         return;
-    to->score = u->sentencepiece ? (double)(float)score : score;
+    to->score = score;
     to->id = id;
     to->start = (uint32_t)start;
 }

@@ -33,8 +33,7 @@ KINDS = {
     "bpe-symbols": dict(model_type="bpe", vocab_size=620, byte_fallback=True, rules=True, user_defined_symbols=SYMBOLS,
                         control_symbols=["<c>"], remove_extra_whitespaces=False, add_dummy_prefix=False),
     # Ways that are equally good, or in float but not in double.
-    "unigram-ties": dict(model_type="unigram", vocab_size=300, rules=True, ties=lambda i: -(4 + i % 3) * 0.7,
-                         user_defined_symbols=["th", "e "]),
+    "unigram-ties": dict(model_type="unigram", vocab_size=300, rules=True, ties=lambda i: -(4 + i % 3) * 0.7),
     "bpe-ties": dict(model_type="bpe", vocab_size=400, rules=True, ties=lambda i: -(i % 5)),
     "bpe-suffix": dict(model_type="bpe", vocab_size=300, normalization_rule_name="identity", treat_whitespace_as_suffix=True),
 }
