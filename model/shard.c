@@ -38,6 +38,21 @@ struct shard_range shard_ffn(const struct model_config *m, const struct shard *s
     return shard_split(m->ffn_dim, 1, s->tp_size, s->tp_rank);
 }
 
+enum status shard_place_experts(const struct model_config *m, struct shard *s, struct error *err)
+{
+    if (m->n_experts == 0)
+        return status_fail(err, STATUS_INVALID,
+            "experts cannot be placed: a %s model with this config.json has none", m->family);
+    if (m->n_experts < s->tp_size)
+        return status_fail(err, STATUS_INVALID,
+            "%u experts cannot be placed on %u ranks; expected at most as many ranks as experts",
+            m->n_experts, s->tp_size);
+    struct shard_range mine = shard_split(m->n_experts, 1, s->tp_size, s->tp_rank);
+    s->expert_begin = mine.begin;
+    s->expert_end = mine.begin + mine.count;
+    return STATUS_OK;
+}
+
 struct shard_range shard_expert_ffn(const struct model_config *m, const struct shard *s)
 {
     if (s->expert_end - s->expert_begin < m->n_experts)

@@ -113,6 +113,8 @@ static enum status read_model(struct rank *r, struct error *err)
     TRY(arch_read(r->options.model_dir, &r->model, NULL, err));
     TRY(shard_check(&r->model, r->bootstrap->size, err));
     r->shard = weights_plan_shard(&r->model, r->bootstrap->rank, r->bootstrap->size);
+    if (r->options.expert_parallel)
+        TRY(shard_place_experts(&r->model, &r->shard, err));
     TRY(forward_supports(&r->model, &r->shard, err));
     enum dtype dtype = DTYPE_COUNT;
     TRY(dtype_option("dtype", r->options.dtype, r->model.weight_dtype, &dtype, err));
@@ -158,7 +160,7 @@ static enum status hash_model(struct rank *r, struct error *err)
 struct hello {
     struct host_info host;
     uint8_t config_hash[16];
-    uint32_t settings[7];
+    uint32_t settings[8];
 };
 
 static enum status exchange_hello(struct rank *r, struct error *err)
@@ -167,7 +169,8 @@ static enum status exchange_hello(struct rank *r, struct error *err)
     const struct rank_options *o = &r->options;
     struct hello mine = {.host = host_info_read(),
         .settings = {o->max_model_len, o->max_num_seqs, o->max_num_batched_tokens, o->block_tokens,
-            r->info.kv_dtype, o->random_weights, (uint32_t)r->kernels->name[1]}};
+            r->info.kv_dtype, o->random_weights, o->expert_parallel,
+            (uint32_t)r->kernels->name[1]}};
     memcpy(mine.config_hash, r->info.config_hash, sizeof mine.config_hash);
     struct hello *all = calloc(b->size, sizeof *all);
     if (!all)

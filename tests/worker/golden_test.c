@@ -68,44 +68,53 @@ struct run {
     uint32_t degree[8], n_degrees;
 };
 
+// At one degree; `whole`: experts are placed whole.
+static void check_degree(const struct golden *g, const char *device, uint32_t degree, bool whole)
+{
+    struct rank_options o = {.model_dir = g->dir,
+        .device = device,
+        .threads = 1,
+        .no_spin = true,
+        .max_model_len = g->max_model_len,
+        .max_num_seqs = GOLDEN_PROMPTS_MAX,
+        .kv_cache_bytes = 64 << 20,
+        .expert_parallel = whole};
+    struct drive d;
+    drive_open(&d, &o, degree);
+    struct drive_request *r[GOLDEN_PROMPTS_MAX];
+    struct golden_worst w = {0};
+    for (uint32_t k = 0; k < g->n_prompts; k++) {
+        r[k] = calloc(1, sizeof *r[k]);
+        r[k]->prompt = g->prompt[k].ids;
+        r[k]->n_prompt = g->prompt[k].n_ids;
+        r[k]->n_output = g->prompt[k].n_greedy;
+        r[k]->slot = k;
+        r[k]->score = true;
+    }
+    drive_run(&d, r, g->n_prompts);
+    for (uint32_t k = 0; k < g->n_prompts; k++) {
+        check_prompt(&w, g, &g->prompt[k], r[k]);
+        free(r[k]);
+    }
+    drive_close(&d);
+    print_message("%-28s degree %u%s: %6u log-probabilities, worst %.1e\n",
+        strrchr(g->dir, '/') + 1, degree, whole ? ", experts whole" : "", w.n, w.error);
+    assert_true(w.n > 100);
+    assert_true(w.error <= (g->half ? 2e-2 : 1e-3));
+}
+
 static void check_model(const char *dir, const struct run *run)
 {
     struct golden *g = golden_open(dir);
     struct model_config m;
     arch_read(dir, &m, NULL, NULL);
     for (uint32_t i = 0; i < run->n_degrees; i++) {
-        uint32_t degree = run->degree[i];
-        if (shard_check(&m, degree, NULL) != STATUS_OK)
+        struct shard s = {.tp_size = run->degree[i]};
+        if (shard_check(&m, s.tp_size, NULL) != STATUS_OK)
             continue;
-        struct rank_options o = {.model_dir = dir,
-            .device = run->device,
-            .threads = 1,
-            .no_spin = true,
-            .max_model_len = g->max_model_len,
-            .max_num_seqs = GOLDEN_PROMPTS_MAX,
-            .kv_cache_bytes = 64 << 20};
-        struct drive d;
-        drive_open(&d, &o, degree);
-        struct drive_request *r[GOLDEN_PROMPTS_MAX];
-        struct golden_worst w = {0};
-        for (uint32_t k = 0; k < g->n_prompts; k++) {
-            r[k] = calloc(1, sizeof *r[k]);
-            r[k]->prompt = g->prompt[k].ids;
-            r[k]->n_prompt = g->prompt[k].n_ids;
-            r[k]->n_output = g->prompt[k].n_greedy;
-            r[k]->slot = k;
-            r[k]->score = true;
-        }
-        drive_run(&d, r, g->n_prompts);
-        for (uint32_t k = 0; k < g->n_prompts; k++) {
-            check_prompt(&w, g, &g->prompt[k], r[k]);
-            free(r[k]);
-        }
-        drive_close(&d);
-        print_message("%-28s degree %u: %6u log-probabilities, worst %.1e\n", strrchr(dir, '/') + 1,
-            degree, w.n, w.error);
-        assert_true(w.n > 100);
-        assert_true(w.error <= (g->half ? 2e-2 : 1e-3));
+        check_degree(g, run->device, s.tp_size, false);
+        if (s.tp_size > 1 && shard_place_experts(&m, &s, NULL) == STATUS_OK)
+            check_degree(g, run->device, s.tp_size, true);
     }
     golden_close(g);
 }
