@@ -26,6 +26,8 @@ void device_keep(struct device *d, cudaError_t e, const char *what)
 enum status cuda_device_sync(struct device *d, struct error *err)
 {
     device_keep(d, cudaStreamSynchronize(d->stream), "the work enqueued");
+    if (d->samplers_deliver != NULL && d->failed == STATUS_OK)
+        d->samplers_deliver(d);
     return d->failed == STATUS_OK ? STATUS_OK : status_fail(err, d->failed, "%s", d->error.text);
 }
 

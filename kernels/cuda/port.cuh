@@ -5,6 +5,7 @@
 //   PHX_SHARED(float[32], tile);           a __shared__ variable
 //   PHX_SHARED_DYNAMIC(float, p);          the dynamic shared memory, as a pointer
 //   phx_launch(l, kernel, arguments...);   starts a kernel (g++ cannot read <<<>>>)
+//   PHX_NOINLINE __device__ ...            a function that is called, and compiled once
 #ifndef PHALANX_KERNELS_CUDA_PORT_CUH
 #define PHALANX_KERNELS_CUDA_PORT_CUH
 
@@ -12,6 +13,7 @@
 #include <cuda_runtime.h>
 #include <stdint.h>
 #define PHX_EMU 0
+#define PHX_NOINLINE __noinline__
 template <class T> using phx_type = T;
 #define PHX_SHARED(type, name) __shared__ phx_type<type> name
 #define PHX_SHARED_DYNAMIC(type, name)                                                             \
@@ -20,6 +22,7 @@ template <class T> using phx_type = T;
 #else
 #include "kernels/emu/runtime.hpp"
 #define PHX_EMU 1
+#define PHX_NOINLINE __attribute__((noinline))
 #endif
 
 // How a kernel is started. All fields have a use on both sides; zeros are the usual case.

@@ -59,6 +59,9 @@ struct kernels fill()
     k.place = cuda_place;
     k.logit_scale = cuda_logit_scale;
     k.block_copy = cuda_block_copy;
+    k.sampler_open = cuda_sampler_open;
+    k.sampler_begin = cuda_sampler_begin;
+    k.sample = cuda_sample;
     return k;
 }
 
