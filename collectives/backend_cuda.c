@@ -378,6 +378,7 @@ static enum status done(struct coll_group *g, void *stream, enum status s, const
     return group_fail_because(g, s, "%s", err->text);
 }
 
+// Sums in the switch (TUNING_MULTIMEM) need a multicast address, which no group has.
 static enum coll_device_algorithm pick(const struct coll_group *g, size_t bytes, bool symmetric)
 {
     switch (tuning_pick(&g->main->tuning, symmetric, bytes)) {
