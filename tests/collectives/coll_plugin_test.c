@@ -19,7 +19,7 @@ static const struct coll_plugin *find(const char *name, const struct plugin **ou
         print_message("skipped: %s\n", err.text);
         return NULL;
     }
-    const struct coll_plugin *c = p->collectives;
+    const struct coll_plugin *c = p->kernels->collectives;
     assert_non_null(c);
     assert_int_equal(c->version, COLL_PLUGIN_VERSION);
     *out = p;
