@@ -223,17 +223,15 @@ static void read_head_dim(struct config_json *c, const struct arch_row *row, str
     uint32_t missing = absent && row->head_dim ? row->head_dim : derived;
     m->head_dim = config_json_u32(c, key, missing, 1, MODEL_HEAD_DIM_MAX);
     if (!config_json_get(c, key) && missing == derived && m->hidden_dim % m->n_heads != 0)
-        config_json_fail(c, STATUS_INVALID,
-            "\"%s\" is missing, and \"%s\" %u is not a multiple of \"%s\" %u", key,
-            arch_key_name(c, row, ARCH_KEY_HIDDEN), m->hidden_dim,
-            arch_key_name(c, row, ARCH_KEY_HEADS), m->n_heads);
+        config_json_fail(c, STATUS_INVALID, "%s\"%s\" %u is not a multiple of \"%s\" %u",
+            key[0] ? "\"head_dim\" is missing, and " : "", arch_key_name(c, row, ARCH_KEY_HIDDEN),
+            m->hidden_dim, arch_key_name(c, row, ARCH_KEY_HEADS), m->n_heads);
     if (m->head_dim == 0 || m->head_dim > MODEL_HEAD_DIM_MAX)
         config_json_fail(c, STATUS_INVALID, "a head has %u elements, but 1 to %d was expected",
             m->head_dim, (int)MODEL_HEAD_DIM_MAX);
     if ((uint64_t)m->head_dim * m->n_heads > MODEL_DIM_MAX)
-        config_json_fail(c, STATUS_INVALID, "\"%s\" %u times \"%s\" %u is more than %d",
-            arch_key_name(c, row, ARCH_KEY_HEADS), m->n_heads, key, m->head_dim,
-            (int)MODEL_DIM_MAX);
+        config_json_fail(c, STATUS_INVALID, "\"%s\" %u times %u elements of a head is more than %d",
+            arch_key_name(c, row, ARCH_KEY_HEADS), m->n_heads, m->head_dim, (int)MODEL_DIM_MAX);
 }
 
 static void read_biases(struct config_json *c, const struct arch_row *row, struct model_config *m)

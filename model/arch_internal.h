@@ -24,7 +24,7 @@ enum arch_feature {
     ARCH_ROPE_LOCAL = 1 << 9,        // layers with windows have a rope of their own
     ARCH_PARALLEL = 1 << 10,         // "use_parallel_residual"
     ARCH_QK_LAYERNORM = 1 << 11,     // "qk_layernorm" switches the row's qk_norm on
-    ARCH_SOFTCAPS = 1 << 12,         // "attn_logit_softcapping", "final_logit_softcapping"
+    ARCH_LOGIT_SOFTCAP = 1 << 12,    // "final_logit_softcapping"
     ARCH_QUERY_SCALAR = 1 << 13,     // "query_pre_attn_scalar" in place of head_dim
     ARCH_SCALE_ATTENTION = 1 << 14,  // "scale_attn_weights", "scale_attn_by_inverse_layer_idx"
     ARCH_MULTI_QUERY = 1 << 15,      // "multi_query": one KV head
@@ -39,6 +39,7 @@ enum arch_feature {
     ARCH_EXPERTS = 1 << 24,          // a mixture of experts (model/arch_experts.c)
     ARCH_WINDOW_ASKED = 1 << 25,     // "sliding_window" where "use_sliding_window"
     ARCH_WINDOW_EVEN = 1 << 26,      // in every second layer below "max_window_layers"
+    ARCH_SCORE_SOFTCAP = 1 << 27,    // "attn_logit_softcapping"
 };
 
 // Numbers that families call by different names; the first of two that is there counts.

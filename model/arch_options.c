@@ -30,10 +30,10 @@ static float read_softcap(struct config_json *c, const char *key, double missing
 static void read_attention(
     struct config_json *c, const struct arch_row *row, struct model_config *m)
 {
-    if (row->features & ARCH_SOFTCAPS) {
+    if (row->features & ARCH_SCORE_SOFTCAP)
         m->attention_softcap = read_softcap(c, "attn_logit_softcapping", row->attention_softcap);
+    if (row->features & ARCH_LOGIT_SOFTCAP)
         m->logit_softcap = read_softcap(c, "final_logit_softcapping", row->logit_softcap);
-    }
     if (row->features & ARCH_QUERY_SCALAR)
         m->attention_scale = (float)(1 / sqrt(config_json_f64(c, "query_pre_attn_scalar",
                                              row->query_scalar, scale_min, scale_max)));

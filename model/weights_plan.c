@@ -4,6 +4,7 @@
 #include "base/check.h"
 #include "model/random_weights.h"
 #include "model/tensor_map.h"
+#include "model/weights_copy.h"
 
 #include <math.h>
 #include <stdio.h>
@@ -179,30 +180,6 @@ static void make_random(
     random_weights_fill(&a);
 }
 
-static void copy_rows(const struct source_tensor *t, struct block x, uint8_t *out)
-{
-    uint64_t size = dtype_bytes(t->dtype), row = x.columns.count * size;
-    for (uint32_t r = 0; r < x.rows.count; r++)
-        memcpy(out + r * row,
-            t->data + ((uint64_t)(x.rows.begin + r) * t->columns + x.columns.begin) * size, row);
-}
-
-// From [columns, rows], in strips of rows that share cache lines.
-static void copy_turned(const struct source_tensor *t, struct block x, uint8_t *out)
-{
-    enum { STRIP = 32 };
-    uint64_t size = dtype_bytes(t->dtype), row = x.columns.count * size;
-    for (uint32_t first = 0; first < x.rows.count; first += STRIP) {
-        uint32_t n = x.rows.count - first < STRIP ? x.rows.count - first : STRIP;
-        for (uint32_t c = 0; c < x.columns.count; c++) {
-            const uint8_t *from =
-                t->data + ((uint64_t)(x.columns.begin + c) * t->rows + x.rows.begin + first) * size;
-            for (uint32_t r = 0; r < n; r++)
-                memcpy(out + (first + r) * row + c * size, from + r * size, size);
-        }
-    }
-}
-
 static void fill(
     const struct builder *b, const struct source_tensor *t, struct block x, uint8_t *out)
 {
@@ -210,10 +187,10 @@ static void fill(
         return;
     if (b->source == SOURCE_RANDOM)
         make_random(b, t, x, out);
-    else if (t->row->turned)
-        copy_turned(t, x, out);
     else
-        copy_rows(t, x, out);
+        weights_copy_block(
+            &(struct weights_copy_source){t->data, t->dtype, t->rows, t->columns, t->row->turned},
+            x.rows, x.columns, out);
 }
 
 static const uint8_t *in_place(
@@ -309,32 +286,6 @@ static enum status append(
     return STATUS_OK;
 }
 
-static float element(const uint8_t *row, enum dtype t, uint32_t i)
-{
-    float f;
-    uint16_t h;
-    if (t == DTYPE_F32) {
-        memcpy(&f, row + 4 * (uint64_t)i, 4);
-        return f;
-    }
-    memcpy(&h, row + 2 * (uint64_t)i, 2);
-    return t == DTYPE_BF16 ? dtype_f32_from_bf16(h) : dtype_f32_from_f16(h);
-}
-
-// out = row / |row|
-static void unit_row(enum dtype t, const uint8_t *row, uint32_t n, uint8_t *out)
-{
-    double square = 0;
-    for (uint32_t i = 0; i < n; i++)
-        square += (double)element(row, t, i) * (double)element(row, t, i);
-    double length = fmax(sqrt(square), 1e-12);
-    for (uint32_t i = 0; i < n; i++) {
-        float f = (float)((double)element(row, t, i) / length);
-        uint16_t h = t == DTYPE_BF16 ? dtype_bf16_from_f32(f) : dtype_f16_from_f32(f);
-        memcpy(out + i * dtype_bytes(t), t == DTYPE_F32 ? (void *)&f : (void *)&h, dtype_bytes(t));
-    }
-}
-
 // The head with rows of length 1, in memory of ours.
 static void normalise_head(struct builder *b, struct weight_slice *head)
 {
@@ -343,7 +294,8 @@ static void normalise_head(struct builder *b, struct weight_slice *head)
     check(head->n_parts == 1);
     for (uint32_t i = 0; out && b->source != SOURCE_SHAPES && i < head->n; i++) {
         const uint8_t *from = head->part[0].data;
-        unit_row(head->dtype, from + i * head->part[0].row_stride_bytes, head->k, out + i * row);
+        weights_copy_unit(
+            head->dtype, from + i * head->part[0].row_stride_bytes, head->k, out + i * row);
     }
     head->part[0].data = out;
     head->part[0].row_stride_bytes = row;

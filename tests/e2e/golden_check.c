@@ -115,7 +115,7 @@ void golden_check(const char *dir, const struct golden *g, const char *degree)
     print_message("%-28s degree %s: %5u log-probabilities, worst %.1e\n", strrchr(dir, '/') + 1,
         degree, w.n, w.error);
     assert_true(w.n > 50);
-    assert_true(w.error <= (g->half ? 2e-2 : 1e-3));
+    assert_true(w.error <= 1e-3);
 }
 
 uint32_t golden_degrees(const char *dir, uint32_t out[8])

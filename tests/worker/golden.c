@@ -97,7 +97,6 @@ struct golden *golden_open(const char *dir)
     json_t *j = json_load_file(test_path(dir, "golden.json"), JSON_ALLOW_NUL, NULL);
     assert_non_null(j);
     g->max_model_len = (uint32_t)json_integer_value(json_object_get(j, "max_model_len"));
-    g->half = m.weight_dtype != DTYPE_F32;
     const json_t *prompts = json_object_get(j, "prompts");
     g->n_prompts = (uint32_t)json_array_size(prompts);
     assert_true(g->n_prompts >= 1 && g->n_prompts <= GOLDEN_PROMPTS_MAX);

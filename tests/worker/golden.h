@@ -21,7 +21,6 @@ struct golden_prompt {
 struct golden {
     char dir[512];
     uint32_t vocab_size, max_model_len; // 0: not said
-    bool half;                          // weights of 16 bits
     uint32_t n_prompts;
     struct golden_prompt prompt[GOLDEN_PROMPTS_MAX];
 };
