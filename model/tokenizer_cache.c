@@ -142,14 +142,12 @@ struct sections {
     struct tokenizer_bytes part[SECTION_COUNT];
 };
 
-// Finds the sections; false unless they fill the file exactly and the hashes are right.
-static bool find_sections(const uint8_t *data, size_t n, struct hash128 source,
-    struct cache_header *h, struct sections *s)
+// Finds the sections; false unless they fill the file exactly.
+static bool find_sections(const uint8_t *data, size_t n, struct cache_header *h, struct sections *s)
 {
-    memcpy(h, data, sizeof *h);
-    if (memcmp(h->magic, MAGIC, sizeof MAGIC) != 0 || h->version != CACHE_VERSION ||
-        h->source.lo != source.lo || h->source.hi != source.hi)
+    if (n < sizeof *h)
         return false;
+    memcpy(h, data, sizeof *h);
     size_t at = sizeof *h;
     for (size_t i = 0; i < SECTION_COUNT; i++) {
         if (h->bytes[i] > n - at)
@@ -157,8 +155,20 @@ static bool find_sections(const uint8_t *data, size_t n, struct hash128 source,
         s->part[i] = (struct tokenizer_bytes){data + at, (size_t)h->bytes[i]};
         at += (size_t)h->bytes[i];
     }
-    struct hash128 whole = whole_hash(h, data + sizeof *h, n - sizeof *h);
-    return at == n && whole.lo == h->whole.lo && whole.hi == h->whole.hi;
+    return at == n;
+}
+
+// True if the file is whole and was made for these sources.
+static bool is_of(const uint8_t *data, size_t n, struct hash128 source)
+{
+    struct cache_header h;
+    if (n < sizeof h)
+        return false;
+    memcpy(&h, data, sizeof h);
+    struct hash128 whole = whole_hash(&h, data + sizeof h, n - sizeof h);
+    return memcmp(h.magic, MAGIC, sizeof MAGIC) == 0 && h.version == CACHE_VERSION &&
+           h.source.lo == source.lo && h.source.hi == source.hi && whole.lo == h.whole.lo &&
+           whole.hi == h.whole.hi;
 }
 
 static bool read_tokens(struct tokenizer_draft *d, const struct sections *s)
@@ -220,23 +230,27 @@ static bool read_draft(
     return d->rest != NULL;
 }
 
+bool tokenizer_cache_unpack(struct tokenizer_draft *d, const uint8_t *data, size_t n)
+{
+    struct cache_header h;
+    struct sections s;
+    if (find_sections(data, n, &h, &s) && read_draft(d, &h, &s))
+        return true;
+    tokenizer_draft_deinit(d);
+    tokenizer_draft_init(d);
+    return false;
+}
+
 bool tokenizer_cache_read(struct tokenizer_draft *d, const char *cache_dir,
     const struct tokenizer_file *files, size_t n_files)
 {
     char path[TEXT_FILE_PATH_BYTES];
     struct hash128 source = source_hash(files, n_files);
-    struct cache_header h;
-    struct sections s;
     size_t n = 0;
     if (!is_worth_it(files, n_files) || !cache_path(path, cache_dir, source))
         return false;
     uint8_t *data = read_own_file(path, &n);
-    if (!data)
-        return false;
-    bool whole = find_sections(data, n, source, &h, &s) && read_draft(d, &h, &s);
-    if (!whole) {
-        tokenizer_draft_deinit(d);
-        tokenizer_draft_init(d);
+    if (!data || !is_of(data, n, source) || !tokenizer_cache_unpack(d, data, n)) {
         free(data);
         return false;
     }
@@ -279,8 +293,7 @@ static void append_tokens(struct buf *out, struct cache_header *h, const struct 
     h->bytes[SECTION_TOKENS] = d->n_tokens * sizeof(struct cache_token);
 }
 
-// The whole file; false if it gets too large, or without memory.
-static bool make_file(struct buf *out, const struct tokenizer_draft *d, struct hash128 source)
+bool tokenizer_cache_pack(const struct tokenizer_draft *d, struct hash128 source, struct buf *out)
 {
     struct cache_header h = {.version = CACHE_VERSION, .source = source};
     memcpy(h.magic, MAGIC, sizeof MAGIC);
@@ -347,7 +360,7 @@ void tokenizer_cache_write(const struct tokenizer_draft *d, const char *cache_di
         return;
     struct buf out;
     buf_init(&out, CACHE_BYTES_MAX);
-    if (make_file(&out, d, source)) {
+    if (tokenizer_cache_pack(d, source, &out)) {
         make_folders(cache_dir);
         snprintf(draft, sizeof draft, "%s.XXXXXX", path);
         int fd = mkostemp(draft, O_CLOEXEC); // for the user alone

@@ -17,4 +17,9 @@ bool tokenizer_cache_read(struct tokenizer_draft *d, const char *cache_dir,
 void tokenizer_cache_write(const struct tokenizer_draft *d, const char *cache_dir,
     const struct tokenizer_file *files, size_t n_files);
 
+// What the two above do between the file and its hashes. False if the draft is too large to keep,
+// or without memory; and unless the bytes hold a draft, which borrows from them.
+bool tokenizer_cache_pack(const struct tokenizer_draft *d, struct hash128 source, struct buf *out);
+bool tokenizer_cache_unpack(struct tokenizer_draft *d, const uint8_t *data, size_t n);
+
 #endif
