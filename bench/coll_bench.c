@@ -95,21 +95,42 @@ void coll_bench_must(struct bench *s, enum status st)
 #define EACH_WIDTH
 #endif
 
+enum { LANES = 16 }; // floats of a vector; `value` repeats after as many
+
 EACH_WIDTH static void rewrite(float *x, size_t n, uint32_t rank, uint64_t turn)
 {
-    for (size_t i = 0; i < n; i++)
+    float pattern[LANES];
+    size_t i = 0;
+    for (size_t k = 0; k < LANES; k++)
+        pattern[k] = value(rank, k, turn);
+    for (; i + LANES <= n; i += LANES)
+        memcpy(x + i, pattern, sizeof pattern);
+    for (; i < n; i++)
         x[i] = value(rank, i, turn);
 }
 
+// Every element once, in four vectors at a time: loads, and little else.
 EACH_WIDTH static uint64_t read_all(const float *x, size_t n)
 {
-    uint64_t sum = 0;
-    for (size_t i = 0; i < n; i++) {
+    typedef uint32_t vector __attribute__((vector_size(LANES * sizeof(float))));
+    enum { AT_ONCE = 4 };
+    vector sum[AT_ONCE] = {0}, v;
+    uint64_t all = 0;
+    size_t i = 0;
+    for (; i + AT_ONCE * LANES <= n; i += AT_ONCE * LANES)
+        for (size_t k = 0; k < AT_ONCE; k++) {
+            memcpy(&v, x + i + k * LANES, sizeof v);
+            sum[k] ^= v;
+        }
+    v = sum[0] ^ sum[1] ^ sum[2] ^ sum[3];
+    for (size_t k = 0; k < LANES; k++)
+        all += v[k];
+    for (; i < n; i++) {
         uint32_t u;
-        memcpy(&u, x + i, 4);
-        sum += u;
+        memcpy(&u, x + i, sizeof u);
+        all += u;
     }
-    return sum;
+    return all;
 }
 
 static double now_us(void)
