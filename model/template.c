@@ -54,11 +54,11 @@ void template_text_spans_deinit(struct template_text_spans *out)
 enum status template_step(struct template_run *r, uint64_t steps)
 {
     r->steps += steps;
-    if (steps <= TEMPLATE_STEPS_MAX && r->steps <= TEMPLATE_STEPS_MAX)
+    if (steps <= r->steps_max && r->steps <= r->steps_max)
         return STATUS_OK;
     return status_fail(r->err, STATUS_TOO_LARGE,
         "the template takes more than %llu steps for this conversation",
-        (unsigned long long)TEMPLATE_STEPS_MAX);
+        (unsigned long long)r->steps_max);
 }
 
 enum status template_no_memory(struct template_run *r)
@@ -307,7 +307,10 @@ static enum status render(const struct template *t, const struct template_set *s
     if (chat->add_generation_prompt && chat->continue_final_message)
         return status_fail(err, STATUS_INVALID,
             "both add_generation_prompt and continue_final_message are set, expected one of them");
-    struct template_run r = {.t = t, .err = err, .now_s = chat->now_s};
+    struct template_run r = {.t = t,
+        .err = err,
+        .now_s = chat->now_s,
+        .steps_max = chat->steps_max ? chat->steps_max : TEMPLATE_STEPS_MAX};
     r.n_ones = chat->n_messages > chat->n_tools ? chat->n_messages : chat->n_tools;
     r.n_ones = r.n_ones > chat->n_kwargs ? r.n_ones : chat->n_kwargs;
     arena_init(&r.arena, TEMPLATE_MEMORY_BYTES_MAX);

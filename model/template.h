@@ -77,6 +77,7 @@ struct template_chat {
     bool add_generation_prompt;
     bool continue_final_message; // the text ends where the last message's content does
     int64_t now_s;               // wall clock, for strftime_now
+    uint64_t steps_max;          // 0: TEMPLATE_STEPS_MAX
 };
 
 // A rendered conversation. Plain data, owned by the caller.

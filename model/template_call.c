@@ -192,7 +192,7 @@ static enum status set_parameter(struct template_run *r, const struct template_n
     else if (param->a)
         TRY(template_eval(r, param->a, &value));
     else
-        TRY(template_make_undefined(r, &value, false, "parameter '%.*s' was not provided",
+        TRY(template_make_undefined(r, &value, "parameter '%.*s' was not provided",
             (int)(param->name->text.n < 64 ? param->name->text.n : 64),
             (const char *)param->name->text.data));
     return template_exec_set(r, param->name, &value);
@@ -228,7 +228,7 @@ static enum status set_rest(struct template_run *r, const struct template_node *
         rest.list->items[i] = call->args[n_params + i];
     if (n->uses_varargs)
         TRY(template_exec_set(r, r->t->names.varargs, &rest));
-    TRY(template_make_undefined(r, &caller, false, "No caller defined"));
+    TRY(template_make_undefined(r, &caller, "No caller defined"));
     TRY(template_make_dict(r, 0, &rest));
     for (size_t i = 0; i < call->n_keywords; i++) {
         struct template_value key;

@@ -17,7 +17,7 @@ static enum status name(
             }
     if (template_global_find(what->text, out))
         return STATUS_OK;
-    return template_make_undefined(r, out, false, "'%.*s' is undefined",
+    return template_make_undefined(r, out, "'%.*s' is undefined",
         (int)(what->text.n < 64 ? what->text.n : 64), (const char *)what->text.data);
 }
 
@@ -144,7 +144,7 @@ static enum status conditional(
         return template_eval(r, n->b, out);
     if (n->c)
         return template_eval(r, n->c, out);
-    return template_make_undefined(r, out, false,
+    return template_make_undefined(r, out,
         "the inline if-expression of line %u evaluated to false and no else section was defined",
         n->line);
 }
@@ -285,8 +285,7 @@ enum status template_eval_truth(struct template_run *r, const struct template_no
 {
     struct template_value value;
     TRY(template_eval(r, n, &value));
-    if (value.kind == TEMPLATE_UNDEFINED && value.undefined->unsafe)
-        return template_use_undefined(r, &value);
+
     *out = template_truth(&value);
     return STATUS_OK;
 }

@@ -19,6 +19,10 @@ static const struct {
     {"count", template_filter_length},
 };
 
+static const char *const without_arguments[] = {"abs", "capitalize", "escape", "e", "first",
+    "forceescape", "items", "last", "length", "count", "list", "lower", "pprint", "reverse", "safe",
+    "string", "title", "upper", "urlencode", "wordcount"};
+
 unsigned template_filter_find(struct template_text name)
 {
     for (unsigned i = 0; i < COUNT_OF(filters); i++)
@@ -31,9 +35,10 @@ enum status template_filter_apply(
     struct template_run *r, unsigned which, struct template_call *call, struct template_value *out)
 {
     call->name = filters[which].name;
-    if (call->self.kind == TEMPLATE_UNDEFINED && call->self.undefined->unsafe &&
-        strcmp(call->name, "default") != 0 && strcmp(call->name, "d") != 0)
-        TRY(template_use_undefined(r, &call->self));
+    const struct template_value *slots[TEMPLATE_SLOTS_MAX];
+    for (size_t i = 0; i < COUNT_OF(without_arguments); i++)
+        if (strcmp(call->name, without_arguments[i]) == 0)
+            TRY(template_call_bind(r, call, "", slots));
     TRY(template_enter(r));
     TRY(filters[which].run(r, call, out));
     template_leave(r);

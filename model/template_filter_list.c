@@ -220,7 +220,7 @@ static enum status extreme(struct template_run *r, const struct template_call *c
     struct key_rule rule = {.path = given(slots[1]) ? slots[1] : NULL,
         .case_sensitive = template_slot_truth(slots[0], false)};
     if (items->n == 0)
-        return template_make_undefined(r, out, false, "No aggregated item, sequence was empty.");
+        return template_make_undefined(r, out, "No aggregated item, sequence was empty.");
     TRY(key_list(r, &rule, items, &keys));
     size_t best = 0;
     for (size_t i = 1; i < items->n; i++) {
@@ -424,7 +424,7 @@ enum status template_filter_first(
     struct template_list *items;
     TRY(template_items(r, &call->self, &items));
     if (items->n == 0)
-        return template_make_undefined(r, out, false, "No first item, sequence was empty.");
+        return template_make_undefined(r, out, "No first item, sequence was empty.");
     *out = items->items[0];
     return STATUS_OK;
 }
@@ -437,7 +437,7 @@ enum status template_filter_last(
         return template_type_error(r, &call->self, "is not reversible");
     TRY(template_items(r, &call->self, &items));
     if (items->n == 0)
-        return template_make_undefined(r, out, false, "No last item, sequence was empty.");
+        return template_make_undefined(r, out, "No last item, sequence was empty.");
     *out = items->items[items->n - 1];
     return STATUS_OK;
 }

@@ -52,6 +52,7 @@ static enum status range(
     TRY(template_make_list(r, (size_t)n, TEMPLATE_FORM_RANGE, out));
     for (uint64_t i = 0; i < n; i++)
         out->list->items[i] = template_int((int64_t)((uint64_t)begin + i * (uint64_t)step));
+    out->list->stop = end;
     return STATUS_OK;
 }
 

@@ -87,6 +87,7 @@ struct template_list {
     struct template_value *items;
     size_t n;
     enum template_form form;
+    int64_t stop; // RANGE
 };
 
 struct template_pair {
@@ -100,7 +101,7 @@ struct template_dict {
 
 // Why a value is undefined: the sentence of whoever uses it.
 struct template_undefined {
-    bool unsafe; // even printing it is an error
+
     char text[160];
 };
 
@@ -281,7 +282,7 @@ struct template_run {
     const struct template *t;
     struct arena arena;
     struct error *err;
-    uint64_t steps;
+    uint64_t steps, steps_max;
     unsigned depth;
     int64_t now_s;
     struct template_scope *scope;
@@ -382,8 +383,8 @@ static inline bool template_is_text(const struct template_value *v)
     return v->kind == TEMPLATE_TEXT;
 }
 // An undefined value with a sentence.
-enum status template_make_undefined(struct template_run *r, struct template_value *out, bool unsafe,
-    const char *format, ...) __attribute__((format(printf, 4, 5)));
+enum status template_make_undefined(struct template_run *r, struct template_value *out,
+    const char *format, ...) __attribute__((format(printf, 3, 4)));
 // Fails with the sentence of an undefined value.
 enum status template_use_undefined(struct template_run *r, const struct template_value *v);
 enum status template_make_list(
@@ -500,15 +501,14 @@ const char *template_global_name(unsigned which);
 enum status template_counter_call(
     struct template_run *r, struct template_counter *counter, struct template_value *out);
 
-#define TEMPLATE_FILTERS(X)                                                                        \
-    X(abs)                                                                                         \
-    X(attr)                                                                                        \
-    X(batch) X(capitalize) X(center) X(default) X(dictsort) X(escape) X(first) X(float)            \
-        X(forceescape) X(format) X(groupby) X(indent) X(int) X(items) X(join) X(last) X(length)    \
-            X(list) X(lower) X(map) X(max) X(min) X(pprint) X(reject) X(rejectattr) X(replace)     \
-                X(reverse) X(round) X(safe) X(select) X(selectattr) X(slice) X(sort) X(string)     \
-                    X(sum) X(title) X(tojson) X(trim) X(truncate) X(unique) X(upper) X(urlencode)  \
-                        X(wordcount)
+// clang-format off
+#define TEMPLATE_FILTERS(X)                                                                      \
+    X(abs) X(attr) X(batch) X(capitalize) X(center) X(default) X(dictsort) X(escape) X(first)    \
+    X(float) X(forceescape) X(format) X(groupby) X(indent) X(int) X(items) X(join) X(last)       \
+    X(length) X(list) X(lower) X(map) X(max) X(min) X(pprint) X(reject) X(rejectattr) X(replace) \
+    X(reverse) X(round) X(safe) X(select) X(selectattr) X(slice) X(sort) X(string) X(sum)        \
+    X(title) X(tojson) X(trim) X(truncate) X(unique) X(upper) X(urlencode) X(wordcount)
+// clang-format on
 #define X(name)                                                                                    \
     enum status template_filter_##name(                                                            \
         struct template_run *r, const struct template_call *call, struct template_value *out);

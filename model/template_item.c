@@ -51,8 +51,7 @@ enum status template_items(
         TRY(keys(r, v->dict, &list));
         break;
     case TEMPLATE_UNDEFINED:
-        if (v->undefined->unsafe)
-            return template_use_undefined(r, v);
+
         TRY(template_make_list(r, 0, TEMPLATE_FORM_LIST, &list));
         break;
     default:
@@ -141,7 +140,7 @@ static enum status find_attr(struct template_run *r, const struct template_value
     }
     if (unsafe || (hidden && name.n > 4 && name.data[name.n - 1] == '_')) {
         *found = true;
-        return template_make_undefined(r, out, true,
+        return template_make_undefined(r, out,
             "access to attribute '%.*s' of '%s' object is unsafe", (int)(name.n < 40 ? name.n : 40),
             (const char *)name.data, template_type_name(v));
     }
@@ -152,13 +151,13 @@ static enum status nothing(struct template_run *r, const struct template_value *
     const struct template_value *key, struct template_value *out)
 {
     if (key->kind == TEMPLATE_TEXT)
-        return template_make_undefined(r, out, false, "'%s' object has no attribute '%.*s'",
+        return template_make_undefined(r, out, "'%s' object has no attribute '%.*s'",
             template_type_name(v), (int)(key->text->n < 64 ? key->text->n : 64),
             (const char *)key->text->data);
     int64_t i = 0;
     template_as_int(key, &i);
     return template_make_undefined(
-        r, out, false, "'%s' object has no element %lld", template_type_name(v), (long long)i);
+        r, out, "'%s' object has no element %lld", template_type_name(v), (long long)i);
 }
 
 enum status template_get_attr(struct template_run *r, const struct template_value *v,
@@ -257,10 +256,12 @@ enum status template_get_slice(struct template_run *r, const struct template_val
     }
     if (v->kind != TEMPLATE_LIST || v->list->form > TEMPLATE_FORM_RANGE)
         return template_make_undefined(
-            r, out, false, "'%s' object cannot be sliced", template_type_name(v));
+            r, out, "'%s' object cannot be sliced", template_type_name(v));
     TRY(slice_range(r, part, (int64_t)v->list->n, range));
     TRY(template_make_list(r, (size_t)range[2], v->list->form, out));
     for (int64_t i = 0, at = range[0]; i < range[2]; i++, at += range[1])
         out->list->items[i] = v->list->items[at];
+    if (range[2] > 0) // of a range, if it is one
+        out->list->stop = out->list->items[range[2] - 1].i + (range[1] > 0 ? 1 : -1);
     return STATUS_OK;
 }

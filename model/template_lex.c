@@ -147,7 +147,8 @@ static enum status comment(struct lexer *l)
             return STATUS_OK;
         }
     }
-    return fail(l, "a comment does not end, expected \"#}\"");
+    // At the very end Jinja does not notice.
+    return l->at == l->n ? STATUS_OK : fail(l, "a comment does not end, expected \"#}\"");
 }
 
 // At a "{%": where the tag with only this word in it ends, or 0. `trims`: "%}" takes a newline.
@@ -174,7 +175,8 @@ static enum status raw(struct lexer *l)
         move_to(l, end);
         return STATUS_OK;
     }
-    return fail(l, "a raw block does not end, expected \"{% endraw %}\"");
+    return l->at == l->n ? STATUS_OK
+                         : fail(l, "a raw block does not end, expected \"{% endraw %}\"");
 }
 
 // ---- expressions -------------------------------------------------------------------------------

@@ -83,7 +83,7 @@ static enum status neighbour(
         }
     }
     return template_make_undefined(
-        r, out, false, before ? "there is no previous item" : "there is no next item");
+        r, out, before ? "there is no previous item" : "there is no next item");
 }
 
 static enum status from_the_end(

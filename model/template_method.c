@@ -318,8 +318,7 @@ static enum status split_spaces(
     struct template_run *r, struct template_text text, int64_t most, struct pieces *p)
 {
     for (size_t at = space_run(text, 0, true); at < text.n; most--) {
-        size_t end =
-            most == 0 ? template_text_strip(text, NULL, false, true).n : space_run(text, at, false);
+        size_t end = most == 0 ? text.n : space_run(text, at, false);
         TRY(add_piece(r, p, template_cut(text, at, end)));
         at = space_run(text, end, true);
     }

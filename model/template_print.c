@@ -128,10 +128,9 @@ static enum status put(struct template_run *r, struct template_builder *b, const
 static enum status put_range(
     struct template_run *r, struct template_builder *b, const struct template_list *list)
 {
-    int64_t begin = list->n ? list->items[0].i : 0, end = begin;
+    int64_t begin = list->n ? list->items[0].i : 0, end = list->stop;
     int64_t step = list->n > 1 ? list->items[1].i - begin : 1;
-    if (list->n)
-        end = list->items[list->n - 1].i + (step > 0 ? 1 : -1);
+
     char text[80];
     if (step == 1)
         snprintf(text, sizeof text, "range(%lld, %lld)", (long long)begin, (long long)end);
@@ -195,7 +194,7 @@ enum status template_put_repr(
     enum status st;
     switch (v->kind) {
     case TEMPLATE_UNDEFINED:
-        st = v->undefined->unsafe ? template_use_undefined(r, v) : put(r, b, "Undefined");
+        st = put(r, b, "Undefined");
         break;
     case TEMPLATE_NONE:
         st = put(r, b, "None");
@@ -236,7 +235,7 @@ enum status template_put_str(
 {
     if (v->kind == TEMPLATE_TEXT)
         return template_put(r, b, *v->text);
-    if (v->kind == TEMPLATE_UNDEFINED && !v->undefined->unsafe)
+    if (v->kind == TEMPLATE_UNDEFINED)
         return STATUS_OK;
     return template_put_repr(r, b, v);
 }

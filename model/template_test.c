@@ -252,8 +252,6 @@ enum status template_test_apply(
     struct template_run *r, unsigned which, struct template_call *call, bool *out)
 {
     call->name = tests[which].name;
-    if (call->self.kind == TEMPLATE_UNDEFINED && call->self.undefined->unsafe &&
-        strcmp(call->name, "defined") != 0 && strcmp(call->name, "undefined") != 0)
-        TRY(template_use_undefined(r, &call->self));
+
     return tests[which].run(r, call, out);
 }

@@ -146,6 +146,8 @@ size_t template_text_find(struct template_text in, struct template_text what, si
         return SIZE_MAX;
     if (what.n == 0)
         return from;
+    if (what.n > in.n - from)
+        return SIZE_MAX;
     const uint8_t *at = memmem(in.data + from, in.n - from, what.data, what.n);
     return at ? (size_t)(at - in.data) : SIZE_MAX;
 }

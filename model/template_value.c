@@ -27,7 +27,7 @@ enum status template_type_error(
 // ---- making ------------------------------------------------------------------------------------
 
 enum status template_make_undefined(
-    struct template_run *r, struct template_value *out, bool unsafe, const char *format, ...)
+    struct template_run *r, struct template_value *out, const char *format, ...)
 {
     struct template_undefined *u = arena_take(&r->arena, sizeof *u);
     if (!u)
@@ -36,7 +36,7 @@ enum status template_make_undefined(
     va_start(args, format);
     vsnprintf(u->text, sizeof u->text, format, args);
     va_end(args);
-    u->unsafe = unsafe;
+
     *out = (struct template_value){.kind = TEMPLATE_UNDEFINED, .undefined = u};
     return STATUS_OK;
 }
@@ -189,8 +189,7 @@ enum status template_length(struct template_run *r, const struct template_value 
         *out = v->dict->n;
         break;
     default:
-        if (v->undefined->unsafe)
-            return template_use_undefined(r, v);
+
         *out = 0;
         break;
     }
