@@ -36,6 +36,18 @@ if(NOT PHALANX_CUDA STREQUAL "OFF")
   endif()
 endif()
 
+# Whatever runs on a device is linked with it.
+if(PHALANX_NVCC)
+  get_filename_component(cuda_folder ${PHALANX_NVCC} REALPATH)
+  get_filename_component(cuda_folder ${cuda_folder}/../.. ABSOLUTE)
+  find_library(PHALANX_CUDART NAMES libcudart_static.a
+    HINTS ${cuda_folder}/lib64 ${cuda_folder}/targets/x86_64-linux/lib)
+  if(NOT PHALANX_CUDART)
+    message(FATAL_ERROR
+      "nvcc is there, but libcudart_static.a is not; -DPHALANX_CUDA=OFF does without both")
+  endif()
+endif()
+
 # phalanx_emulated(NAME SOURCES ... [LINK ...]): .cu and .cpp files as a library for the emulator.
 function(phalanx_emulated name)
   cmake_parse_arguments(A "" "" "SOURCES;LINK" ${ARGN})
@@ -103,14 +115,6 @@ function(phalanx_plugins)
     get_target_property(more phalanx_collectives_cuda DEVICE_OBJECTS)
     list(APPEND objects ${more})
     list(APPEND targets phalanx_collectives_cuda)
-  endif()
-  get_filename_component(cuda ${PHALANX_NVCC} REALPATH)
-  get_filename_component(cuda ${cuda}/../.. ABSOLUTE)
-  find_library(PHALANX_CUDART NAMES libcudart_static.a
-    HINTS ${cuda}/lib64 ${cuda}/targets/x86_64-linux/lib)
-  if(NOT PHALANX_CUDART)
-    message(FATAL_ERROR
-      "nvcc is there, but libcudart_static.a is not; -DPHALANX_CUDA=OFF does without both")
   endif()
   # cudart is linked in and everything else of CUDA is loaded at run time, so that the library
   # loads on any machine.
