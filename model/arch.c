@@ -42,10 +42,11 @@ static const struct {
     {"relu2", ACTIVATION_RELU2},
 };
 
-void arch_each(void (*visit)(void *user, const char *family, const char *architecture), void *user)
+void arch_each(void (*visit)(void *user, const struct arch_family *family), void *user)
 {
     for (int i = 0; i < ROW_COUNT; i++)
-        visit(user, rows[i].model_type, rows[i].architecture);
+        visit(
+            user, &(struct arch_family){rows[i].model_type, rows[i].architecture, rows[i].models});
 }
 
 // ---- which family ------------------------------------------------------------------------------

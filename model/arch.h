@@ -36,7 +36,13 @@ enum status arch_parse(const char *config_text, size_t config_bytes, const char 
     size_t generation_bytes, struct model_config *out, struct generation_defaults *generation,
     struct error *err);
 
-// Calls `visit` for each family with its name and the class name in config.json's "architectures".
-void arch_each(void (*visit)(void *user, const char *family, const char *architecture), void *user);
+struct arch_family {
+    const char *name;         // "model_type" in config.json
+    const char *architecture; // the class name in config.json's "architectures"
+    const char *models;       // what people call them
+};
+
+// Calls `visit` for each family, in the order of the table.
+void arch_each(void (*visit)(void *user, const struct arch_family *family), void *user);
 
 #endif

@@ -74,6 +74,7 @@ enum arch_parallel { ARCH_SERIAL, ARCH_PARALLEL_SHARED_NORM, ARCH_PARALLEL_TWO_N
 
 struct arch_row {
     const char *model_type, *architecture;
+    const char *models; // for people, in docs/models.md
     const char *other_types[ARCH_NAMES_MAX], *other_architectures[ARCH_NAMES_MAX];
     enum tensor_scheme scheme;
     unsigned features;

@@ -391,10 +391,10 @@ static int read_all(const char *root, bool (*expected)(const char *model_type))
 
 static const char *wanted;
 
-static void compare_family(void *user, const char *family, const char *architecture)
+static void compare_family(void *user, const struct arch_family *family)
 {
-    assert_non_null(architecture);
-    *(bool *)user |= strcmp(family, wanted) == 0;
+    assert_true(family->architecture && family->models);
+    *(bool *)user |= strcmp(family->name, wanted) == 0;
 }
 
 static bool is_known(const char *model_type)

@@ -2,12 +2,14 @@
 // The whole forward pass against Hugging Face's numbers: every log-probability that comes back,
 // of scored prompt tokens and of sampled ones, and the greedy ids, at every degree.
 // With --shared it runs over the shared oracles instead of the repository's own models.
+// docs/models.md must have the table of what was seen; --table FILE writes that file's table anew.
 #include "tests/test_support.h"
 
 #include "model/arch.h"
 #include "model/shard.h"
 #include "tests/worker/drive.h"
 #include "tests/worker/golden.h"
+#include "tests/worker/models_page.h"
 
 #include <dirent.h>
 #include <stdio.h>
@@ -66,6 +68,7 @@ static void check_prompt(struct golden_worst *w, const struct golden *g,
 struct run {
     const char *device;
     uint32_t degree[8], n_degrees;
+    struct models_page *page; // NULL: nobody writes it down
 };
 
 static struct drive_request *new_request(const struct golden *g, uint32_t k)
@@ -100,10 +103,10 @@ static void check_prompts(const struct golden *g, struct drive *d, struct golden
 }
 
 // At one degree; `whole`: experts are placed whole.
-static void check_degree(const struct golden *g, const char *device, uint32_t degree, bool whole)
+static void check_degree(const struct golden *g, const struct run *run, uint32_t degree, bool whole)
 {
     struct rank_options o = {.model_dir = g->dir,
-        .device = device,
+        .device = run->device,
         .threads = 1,
         .no_spin = true,
         .max_model_len = g->max_model_len,
@@ -119,6 +122,8 @@ static void check_degree(const struct golden *g, const char *device, uint32_t de
         strrchr(g->dir, '/') + 1, degree, whole ? ", experts whole" : "", w.n, w.error);
     assert_true(w.n > 100);
     assert_true(w.error <= 1e-3);
+    if (run->page)
+        models_page_add(run->page, g->dir, degree, w.error);
 }
 
 static void check_model(const char *dir, const struct run *run)
@@ -130,9 +135,9 @@ static void check_model(const char *dir, const struct run *run)
         struct shard s = {.tp_size = run->degree[i]};
         if (shard_check(&m, s.tp_size, NULL) != STATUS_OK)
             continue;
-        check_degree(g, run->device, s.tp_size, false);
+        check_degree(g, run, s.tp_size, false);
         if (s.tp_size > 1 && shard_place_experts(&m, &s, NULL) == STATUS_OK)
-            check_degree(g, run->device, s.tp_size, true);
+            check_degree(g, run, s.tp_size, true);
     }
     golden_close(g);
 }
@@ -173,18 +178,64 @@ static uint32_t check_folder(const char *path, const struct run *run)
     return done;
 }
 
-static const struct run on_cpu = {"cpu", {1, 2, 3, 4, 6, 8}, 6};
+static const struct run on_cpu = {.device = "cpu", .degree = {1, 2, 3, 4, 6, 8}, .n_degrees = 6};
 
 static void test_own_models(void **state)
 {
-    (void)state;
-    assert_true(check_folder(test_path(test_source_dir(), "tests/golden/models"), &on_cpu) >= 15);
+    struct run run = on_cpu;
+    run.page = *state;
+    assert_true(check_folder(test_path(test_source_dir(), "tests/golden/models"), &run) >= 15);
 }
 
 static void test_own_families(void **state)
 {
-    (void)state;
-    assert_true(check_folder(test_path(test_source_dir(), "tests/golden/families"), &on_cpu) >= 49);
+    struct run run = on_cpu;
+    run.page = *state;
+    assert_true(check_folder(test_path(test_source_dir(), "tests/golden/families"), &run) >= 49);
+}
+
+static char *page_text(const char *path)
+{
+    FILE *f = fopen(path, "rb");
+    char *text = calloc(1, 65536);
+    assert_true(f && text && fread(text, 1, 65535, f) > 0);
+    fclose(f);
+    return text;
+}
+
+// Comes behind the two tests above.
+static void test_page_is_current(void **state)
+{
+    struct buf table;
+    buf_init(&table, 65536);
+    models_page_print(*state, &table);
+    char *page = page_text(test_path(test_source_dir(), "docs/models.md"));
+    size_t n = 0;
+    const char *old = models_page_find(page, &n);
+    assert_false(buf_failed(&table));
+    if (!old || n != table.size || memcmp(old, table.data, n) != 0)
+        fail_msg("docs/models.md is not current: worker_golden_test --table docs/models.md");
+    free(page);
+    buf_deinit(&table);
+}
+
+static void write_table(const struct models_page *p, const char *path)
+{
+    struct buf table;
+    buf_init(&table, 65536);
+    models_page_print(p, &table);
+    char *page = page_text(path);
+    size_t n = 0;
+    const char *old = models_page_find(page, &n);
+    assert_non_null(old);
+    FILE *f = fopen(path, "wb");
+    assert_non_null(f);
+    fwrite(page, 1, (size_t)(old - page), f);
+    fwrite(table.data, 1, table.size, f);
+    fputs(old + n, f);
+    assert_int_equal(fclose(f), 0);
+    free(page);
+    buf_deinit(&table);
 }
 
 static void test_shared_zoo(void **state)
@@ -209,11 +260,21 @@ static void test_shared_models(void **state)
 
 int main(int argc, char **argv)
 {
-    const struct CMUnitTest quick[] = {
-        cmocka_unit_test(test_own_models), cmocka_unit_test(test_own_families)};
-    const struct CMUnitTest all[] = {
+    struct models_page *page = models_page_open();
+    const struct CMUnitTest own[] = {
+        cmocka_unit_test_prestate(test_own_models, page),
+        cmocka_unit_test_prestate(test_own_families, page),
+        cmocka_unit_test_prestate(test_page_is_current, page),
+    };
+    const struct CMUnitTest shared[] = {
         cmocka_unit_test(test_shared_zoo), cmocka_unit_test(test_shared_models)};
+    int failed;
     if (argc > 1 && strcmp(argv[1], "--shared") == 0)
-        return cmocka_run_group_tests(all, NULL, NULL);
-    return cmocka_run_group_tests(quick, NULL, NULL);
+        failed = cmocka_run_group_tests(shared, NULL, NULL);
+    else
+        failed = cmocka_run_group_tests(own, NULL, NULL);
+    if (argc > 2 && strcmp(argv[1], "--table") == 0)
+        write_table(page, argv[2]);
+    models_page_close(page);
+    return failed;
 }
