@@ -52,6 +52,7 @@ static struct settings child_settings(const struct serve *s)
     c.endpoint = s->endpoint;
     c.control_endpoint = s->control_endpoint;
     c.worker_endpoint = c.coordinator = s->worker_endpoint;
+    c.supervisor_fd = s->supervisor.hang_fd[1];
     if (!c.random_weights)
         c.seed = 0; // only random weights depend on it
     return c;
@@ -268,7 +269,10 @@ static bool supervise(struct serve *s)
 
 int cmd_serve(int argc, char **argv)
 {
-    static struct serve s = {.lock_fd = -1, .scratch.lock_fd = -1, .supervisor.signal_fd = -1};
+    static struct serve s = {.lock_fd = -1,
+        .scratch.lock_fd = -1,
+        .supervisor.signal_fd = -1,
+        .supervisor.hang_fd = {-1, -1}};
     static struct config_list words;
     struct error err = {0};
     bool help = false;
@@ -283,7 +287,7 @@ int cmd_serve(int argc, char **argv)
         return CMD_DONE;
     }
     if (status == STATUS_OK)
-        status = supervisor_signals(&s.supervisor, &err);
+        status = supervisor_open(&s.supervisor, &err);
     if (status == STATUS_OK)
         status = prepare(&s, &words, &err);
     int code =

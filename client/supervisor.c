@@ -72,6 +72,8 @@ static void child_start(struct supervisor *s, struct supervisor_child *c)
     int null = open("/dev/null", O_RDONLY);
     if (null >= 0)
         dup2(null, STDIN_FILENO);
+    if (c == &s->coordinator)
+        fcntl(s->hang_fd[1], F_SETFD, 0);
     // Only `ready:` goes to standard output.
     dup2(STDERR_FILENO, STDOUT_FILENO);
     execvp(c->args[0], c->args);
@@ -139,13 +141,22 @@ static void say_ended(const char *what, int wait_status, bool final)
             WEXITSTATUS(wait_status), next);
 }
 
+// Whether the coordinator still works on what was accepted.
+static bool draining(const struct supervisor *s)
+{
+    return s->stopping && s->coordinator.pid && !s->failed && s->stop_signals < 2;
+}
+
 static void child_ended(
     struct supervisor *s, struct supervisor_child *c, int wait_status, uint64_t now)
 {
     bool group = c == &s->group;
     int code = WIFEXITED(wait_status) ? WEXITSTATUS(wait_status) : -1;
     c->pid = 0;
-    if (s->stopping || (!group && code == 0)) {
+    bool needed = group && code != 0 && draining(s); // for what was accepted
+    if (!group && s->stopping && code > 0)
+        s->failed = true; // it gave requests up
+    if ((s->stopping && !needed) || (!group && code == 0)) {
         c->finished = true;
         begin_stop(s, now);
         return;
@@ -178,7 +189,7 @@ static void reap(struct supervisor *s, uint64_t now)
 static void start_due(struct supervisor *s, uint64_t now)
 {
     struct supervisor_child *both[] = {&s->coordinator, &s->group};
-    for (int i = 0; i < 2; i++)
+    for (int i = s->stopping; i < 2 && (!s->stopping || draining(s)); i++)
         if (!both[i]->pid && !both[i]->finished && now >= both[i]->start_at_us)
             child_start(s, both[i]);
 }
@@ -289,9 +300,9 @@ static void stop_children(struct supervisor *s, uint64_t now)
 // How long nothing is to be done unless a signal comes; -1: for ever.
 static int wait_ms(const struct supervisor *s, uint64_t now)
 {
-    if (s->stopping)
-        return s->coordinator.pid && !s->failed ? -1 : 1000;
-    if (!s->ready && s->coordinator.pid)
+    if (s->stopping && !draining(s))
+        return 1000;
+    if (!s->stopping && !s->ready && s->coordinator.pid)
         return ASK_EVERY_MS;
     uint64_t due = UINT64_MAX;
     const struct supervisor_child *both[] = {&s->coordinator, &s->group};
@@ -313,27 +324,39 @@ static void take_signals(struct supervisor *s, uint64_t now)
         }
 }
 
+// mpirun's death takes its ranks along, also those that are stopped.
+static void take_hangs(struct supervisor *s)
+{
+    uint32_t copy;
+    while (read(s->hang_fd[0], &copy, sizeof copy) == (ssize_t)sizeof copy)
+        if (s->group.pid) {
+            fprintf(stderr, "phalanx serve: the ranks hang, ending them\n");
+            child_signal(&s->group, SIGKILL);
+        }
+}
+
 bool supervisor_run(struct supervisor *s)
 {
     while (!s->stopping || s->coordinator.pid || s->group.pid) {
         uint64_t now = clock_now_us();
         take_signals(s, now);
         reap(s, now);
+        take_hangs(s);
         if (s->stopping)
             stop_children(s, now);
-        else
-            start_due(s, now);
+        start_due(s, now);
         if (!s->ready && !s->stopping && s->coordinator.pid)
             ask_ready(s);
         bool ended = s->stopping && !s->coordinator.pid && !s->group.pid;
-        struct pollfd item = {.fd = s->signal_fd, .events = POLLIN};
+        struct pollfd items[] = {
+            {.fd = s->signal_fd, .events = POLLIN}, {.fd = s->hang_fd[0], .events = POLLIN}};
         if (!ended)
-            poll(&item, 1, wait_ms(s, clock_now_us()));
+            poll(items, COUNT_OF(items), wait_ms(s, clock_now_us()));
     }
     return !s->failed;
 }
 
-enum status supervisor_signals(struct supervisor *s, struct error *err)
+enum status supervisor_open(struct supervisor *s, struct error *err)
 {
     sigset_t set;
     sigemptyset(&set);
@@ -349,6 +372,8 @@ enum status supervisor_signals(struct supervisor *s, struct error *err)
         s->signal_fd = signalfd(-1, &set, SFD_CLOEXEC | SFD_NONBLOCK);
     if (s->signal_fd < 0)
         return status_fail(err, STATUS_IO, "signals: %s", strerror(errno));
+    if (pipe2(s->hang_fd, O_CLOEXEC | O_NONBLOCK) != 0)
+        return status_fail(err, STATUS_IO, "no pipe: %s", strerror(errno));
     return STATUS_OK;
 }
 
@@ -357,6 +382,9 @@ void supervisor_close(struct supervisor *s)
     phalanx_client_close(s->client);
     if (s->signal_fd >= 0)
         close(s->signal_fd);
+    for (int i = 0; i < 2; i++)
+        if (s->hang_fd[i] >= 0)
+            close(s->hang_fd[i]);
     struct supervisor_child *both[] = {&s->coordinator, &s->group};
     for (int i = 0; i < 2; i++)
         for (int k = 0; k < both[i]->n_args; k++)

@@ -10,6 +10,9 @@
 //   children ---------> loading ------------------> ready ---------------> draining ---> ended
 //                          ^                          |
 //                          '---- a child has ended ---'
+//
+// Ranks that end while the coordinator drains are started again, since requests were accepted;
+// those that hang, as the coordinator finds out, are killed.
 #ifndef PHALANX_CLIENT_SUPERVISOR_H
 #define PHALANX_CLIENT_SUPERVISOR_H
 
@@ -46,6 +49,7 @@ struct supervisor {
     struct phalanx_client *client; // while loading
     sigset_t signals_before;       // what children start with
     int signal_fd;
+    int hang_fd[2];   // pipe on which the coordinator tells the number of a copy that hangs
     int stop_signals; // SIGTERM, SIGINT or SIGHUP so far
     bool ready, was_ready, stopping, failed, drain_asked;
     uint64_t stop_us;
@@ -57,8 +61,9 @@ void supervisor_add(struct supervisor_child *c, const char *word);
 void supervisor_add_text(struct supervisor_child *c, const char *name, const char *value);
 void supervisor_add_number(struct supervisor_child *c, const char *name, int64_t value);
 
-// Blocks the signals that supervisor_run waits for. Called before any thread exists.
-enum status supervisor_signals(struct supervisor *s, struct error *err);
+// Blocks the signals that supervisor_run waits for, and opens the pipe. Called before any thread
+// exists.
+enum status supervisor_open(struct supervisor *s, struct error *err);
 // Returns when all children have ended; whether the cluster ended well.
 bool supervisor_run(struct supervisor *s);
 void supervisor_close(struct supervisor *s);

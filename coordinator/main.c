@@ -166,7 +166,7 @@ static long wait_ms(const struct shell *s, uint64_t now)
 static void begin_stop(struct shell *s, uint64_t now)
 {
     log_info("draining");
-    s->stop_us = now;
+    s->stop_us = s->ranks_us = now;
     struct core_in in = {.type = CORE_IN_DRAIN, .now_us = now};
     core_step(s->core, &in);
 }
@@ -195,6 +195,22 @@ static void turn(struct shell *s, int signals)
     core_step(s->core, &tick);
 }
 
+// A drain ends without having done its work when it takes too long, or when there is nobody to do
+// it: ranks that died are started again meanwhile.
+static bool drain_is_over(const struct shell *s, uint64_t now)
+{
+    return s->stop_us && (now >= s->stop_us + (uint64_t)s->settings.drain_timeout_ms * 1000 ||
+                             now >= s->ranks_us + (uint64_t)LIMIT_DRAIN_ALONE_MS * 1000);
+}
+
+static void give_up(struct shell *s, uint64_t now)
+{
+    log_error("stopped before all requests were done, after %llu s",
+        (unsigned long long)((now - s->stop_us) / 1000000));
+    s->gave_up = true;
+    shell_groups_give_up(s, "the server has stopped before this request was done", now);
+}
+
 static void run(struct shell *s)
 {
     sigset_t set;
@@ -202,10 +218,11 @@ static void run(struct shell *s)
     sigaddset(&set, SIGTERM);
     sigaddset(&set, SIGINT);
     int signals = signalfd(-1, &set, SFD_CLOEXEC | SFD_NONBLOCK);
-    uint64_t limit_us = (uint64_t)LIMIT_DRAIN_MS * 1000;
-    while (!s->drained && (s->stop_us == 0 || clock_now_us() - s->stop_us < limit_us))
+    while (!s->drained && !drain_is_over(s, clock_now_us()))
         turn(s, signals);
     shell_groups_shutdown(s);
+    if (!s->drained)
+        give_up(s, clock_now_us());
     clock_sleep_us(100000); // the last messages leave; the sockets do not linger
     close(signals);
 }
@@ -263,6 +280,7 @@ int main(int argc, char **argv)
         run(s);
     else
         fprintf(stderr, "phalanx-coordinator: %s\n", err.text);
+    bool done = status == STATUS_OK && !s->gave_up;
     finish(s);
-    return status == STATUS_OK ? 0 : 1;
+    return done ? 0 : 1;
 }

@@ -16,6 +16,7 @@
 #include "base/arena.h"
 #include "base/buf.h"
 #include "coordinator/core.h"
+#include "coordinator/watch.h"
 #include "model/arch.h"
 #include "model/template.h"
 #include "model/tokenizer.h"
@@ -45,8 +46,8 @@ struct shell_group {
     bool used;
     uint64_t peer;
     uint32_t model, copy;
-    uint64_t heard_us;
     uint8_t boot_id[16];
+    struct watch watch;
 };
 
 // A client's key that is let in. The name is the tenant of all that it asks for.
@@ -88,8 +89,9 @@ struct shell {
     uint64_t dropped;           // messages that were not understood
     uint32_t n_peers_gone;      // found while sending, told to the core after its step
     uint64_t peers_gone[SHELL_PEERS_GONE_MAX];
-    bool stopping, drained;
+    bool stopping, drained, gave_up;
     uint64_t stop_us;
+    uint64_t ranks_us; // last sign of ranks that serve or load
 };
 
 // ---- sockets (shell.c) -------------------------------------------------------------------------
@@ -141,9 +143,11 @@ void shell_groups_handle(
     struct shell *s, uint64_t peer, char kind, const void *data, size_t n, uint64_t now_us);
 void shell_groups_send_plan(struct shell *s, const struct core_out *out);
 void shell_groups_drop(struct shell *s, uint32_t group, bool tell_core, uint64_t now_us);
-// Drops groups that have been silent too long.
+// Drops groups that hang, and tells the supervisor to end them.
 void shell_groups_tick(struct shell *s, uint64_t now_us);
 void shell_groups_shutdown(struct shell *s);
+// Ends all requests that are not done with an error.
+void shell_groups_give_up(struct shell *s, const char *sentence, uint64_t now_us);
 
 // ---- tokenizing (shell_tokenize.c) -------------------------------------------------------------
 

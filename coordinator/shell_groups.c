@@ -6,9 +6,8 @@
 
 #include <stdio.h>
 #include <string.h>
+#include <unistd.h>
 #include <zmq.h>
-
-enum { GROUP_SILENT_US = 5000000 };
 
 static struct shell_model *model_find(struct shell *s, const char *name, uint32_t *index)
 {
@@ -124,6 +123,16 @@ static bool registered(struct shell *s, uint64_t peer, const struct core_in_grou
     return g && memcmp(g->boot_id, in->boot_id, sizeof g->boot_id) == 0;
 }
 
+// Its processes, as far as they are named; a group without names is watched by its silence alone.
+static void watch_group(struct shell_group *g, const Phalanx__Worker__Register *r, uint64_t now_us)
+{
+    struct watch *w = &g->watch;
+    w->n_ranks = r->degree >= 1 && r->degree <= WATCH_RANKS_MAX ? r->degree : 1;
+    for (size_t i = 0; i < r->n_ranks && i < w->n_ranks; i++)
+        w->pid[i] = r->ranks[i]->pid;
+    watch_heard(w, now_us);
+}
+
 static void handle_register(
     struct shell *s, uint64_t peer, const Phalanx__Worker__Register *r, uint64_t now_us)
 {
@@ -142,8 +151,8 @@ static void handle_register(
         log_error("more than %d groups", LIMIT_GROUPS);
         return;
     }
-    *g = (struct shell_group){
-        .used = true, .peer = peer, .model = index, .copy = r->copy, .heard_us = now_us};
+    *g = (struct shell_group){.used = true, .peer = peer, .model = index, .copy = r->copy};
+    watch_group(g, r, now_us);
     memcpy(g->boot_id, in.group.boot_id, sizeof g->boot_id);
     Phalanx__Worker__Welcome welcome = PHALANX__WORKER__WELCOME__INIT;
     welcome.has_epoch = 1;
@@ -179,9 +188,10 @@ static void handle_failed(struct shell *s, const Phalanx__Worker__Failed *f, uin
     core_step(s->core, &in);
 }
 
-static void handle_progress(struct shell *s, const Phalanx__Worker__Progress *p)
+static void handle_progress(struct shell *s, const Phalanx__Worker__Progress *p, uint64_t now_us)
 {
     uint32_t index;
+    s->ranks_us = now_us;
     struct shell_model *m = model_find(s, p->model, &index);
     if (m && p->bytes_total > 0 && p->bytes_done <= p->bytes_total)
         m->progress_percent = (uint32_t)((double)p->bytes_done / (double)p->bytes_total * 100);
@@ -212,7 +222,7 @@ static void handle_control(
     if (m->register_)
         handle_register(s, peer, m->register_, now_us);
     if (m->progress)
-        handle_progress(s, m->progress);
+        handle_progress(s, m->progress, now_us);
     if (m->heartbeat && !group_find(s, peer))
         ask_to_register(s, peer);
     if (m->failed)
@@ -224,7 +234,7 @@ void shell_groups_handle(
 {
     struct shell_group *g = group_find(s, peer);
     if (g)
-        g->heard_us = now_us;
+        watch_heard(&g->watch, now_us);
     if (kind == 'C') {
         handle_control(s, peer, data, n, now_us);
     } else if (kind == 'A' && g) {
@@ -234,23 +244,70 @@ void shell_groups_handle(
         buf_append(&s->answer, data, n);
         in.answer.data = s->answer.data;
         in.answer.n = s->answer.size;
+        watch_answered(&g->watch);
         core_step(s->core, &in);
     }
 }
 
 void shell_groups_send_plan(struct shell *s, const struct core_out *out)
 {
-    const struct shell_group *g = &s->group[out->plan.group];
+    struct shell_group *g = &s->group[out->plan.group];
+    if (!g->used)
+        return;
     // A plan that cannot be delivered is noticed by the silence of the group.
-    if (g->used)
-        shell_send(s->workers, g->peer, "P", 1, out->plan.data, out->plan.n);
+    watch_planned(&g->watch);
+    shell_send(s->workers, g->peer, "P", 1, out->plan.data, out->plan.n);
+}
+
+// The supervisor ends the copy and starts it again; without one that is its user's to do.
+static void tell_supervisor(const struct shell *s, uint32_t copy)
+{
+    int fd = (int)s->settings.supervisor_fd;
+    if (fd >= 0 && write(fd, &copy, sizeof copy) != (ssize_t)sizeof copy)
+        log_error("the supervisor cannot be told that copy %u hangs", copy);
+}
+
+static void check_group(struct shell *s, uint32_t group, uint64_t now_us)
+{
+    struct shell_group *g = &s->group[group];
+    uint64_t cpu_us[WATCH_RANKS_MAX], silent_s = (now_us - g->watch.heard_us) / 1000000;
+    uint32_t rank;
+    if (!g->used || !watch_due(&g->watch, now_us))
+        return;
+    watch_read(&g->watch, cpu_us);
+    if (!watch_judge(&g->watch, cpu_us, now_us, &rank))
+        return;
+    const char *name = s->model[g->model].name;
+    if (rank < g->watch.n_ranks)
+        log_error("copy %u of %s hangs: silent for %llu s, and rank %u does not run", g->copy, name,
+            (unsigned long long)silent_s, rank);
+    else
+        log_error("copy %u of %s hangs: silent for %llu s, although its ranks run", g->copy, name,
+            (unsigned long long)silent_s);
+    uint32_t copy = g->copy;
+    shell_groups_drop(s, group, true, now_us);
+    tell_supervisor(s, copy);
 }
 
 void shell_groups_tick(struct shell *s, uint64_t now_us)
 {
+    for (uint32_t i = 0; i < LIMIT_GROUPS; i++) {
+        check_group(s, i, now_us);
+        if (s->group[i].used)
+            s->ranks_us = now_us;
+    }
+}
+
+void shell_groups_give_up(struct shell *s, const char *sentence, uint64_t now_us)
+{
     for (uint32_t i = 0; i < LIMIT_GROUPS; i++)
-        if (s->group[i].used && now_us - s->group[i].heard_us > GROUP_SILENT_US)
-            shell_groups_drop(s, i, true, now_us);
+        shell_groups_drop(s, i, true, now_us);
+    for (uint32_t i = 0; i < s->n_models; i++) {
+        struct core_in in = {.type = CORE_IN_MODEL_FAILED, .now_us = now_us};
+        in.model_failed.index = i;
+        in.model_failed.sentence = sentence;
+        core_step(s->core, &in);
+    }
 }
 
 void shell_groups_shutdown(struct shell *s)

@@ -159,6 +159,17 @@ static void send_register(struct uplink *u, struct rank *r)
     g.has_config_hash = 1;
     g.config_hash =
         (ProtobufCBinaryData){sizeof info->config_hash, (uint8_t *)(uintptr_t)info->config_hash};
+    Phalanx__Worker__Rank rank[COLL_RANKS_MAX], *ranks[COLL_RANKS_MAX];
+    g.n_ranks = info->size;
+    g.ranks = ranks;
+    for (uint32_t i = 0; i < info->size; i++) {
+        phalanx__worker__rank__init(&rank[i]);
+        ranks[i] = &rank[i];
+        rank[i].has_pid = rank[i].has_start_time = 1;
+        rank[i].pid = info->host[i].pid;
+        rank[i].start_time = info->host[i].start_time;
+        rank[i].host = text_of(info->host[i].name);
+    }
     Phalanx__Worker__WorkerMessage m = PHALANX__WORKER__WORKER_MESSAGE__INIT;
     m.register_ = &g;
     send_control(u, &m);

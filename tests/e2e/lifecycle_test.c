@@ -146,6 +146,15 @@ static void test_answers_while_loading(void **state)
     cluster_stop(&c);
 }
 
+// Until serve has its endpoint; before that a signal ends it as it ends any program.
+static void wait_lock(const struct cluster *c)
+{
+    char path[128];
+    snprintf(path, sizeof path, "%s/client.ipc.lock", c->dir);
+    for (int i = 0; i < 4000 && access(path, F_OK) != 0; i++)
+        sleep_ms(5);
+}
+
 // Before the model is there: nothing has been promised to anybody, so it ends at once.
 static void test_stop_while_loading(void **state)
 {
@@ -153,7 +162,8 @@ static void test_stop_while_loading(void **state)
     for (int wait = 0; wait <= 400; wait += 80) {
         struct cluster c;
         cluster_spawn(&c, model_dir, WORDS("--tensor-parallel-degree", "2"));
-        sleep_ms(20 + wait);
+        wait_lock(&c);
+        sleep_ms(wait);
         kill(c.serve.pid, SIGTERM);
         expect_ends_well(&c);
     }

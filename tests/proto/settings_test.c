@@ -132,6 +132,8 @@ static struct settings unusual(void)
         .dtype = 3,
         .seed = 1LL << 53,
         .isa = 1,
+        .drain_timeout_ms = 1234,
+        .supervisor_fd = 7,
         .log_level = LOG_LEVEL_DEBUG,
     };
 }
