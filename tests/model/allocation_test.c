@@ -10,6 +10,7 @@
 #include "model/tokenizer.h"
 #include "model/weights_plan.h"
 
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -141,6 +142,35 @@ static enum status load_demo_tokenizer(struct error *err)
     return s;
 }
 
+static enum status load_file(const char *name, const char *path, struct error *err)
+{
+    static uint8_t data[1 << 20];
+    FILE *f = fopen(test_path(test_source_dir(), path), "rb");
+    assert_non_null(f);
+    const struct tokenizer_file file = {name, data, fread(data, 1, sizeof data, f)};
+    fclose(f);
+    struct tokenizer *t = NULL;
+    enum status s = tokenizer_load_files(&file, 1, &t, err);
+    assert_true((s == STATUS_OK) == (t != NULL));
+    tokenizer_free(t);
+    return s;
+}
+
+static enum status load_bpe_model(struct error *err)
+{
+    return load_file("tokenizer.model", "tests/golden/tokenizers/spm/bpe-symbols.model", err);
+}
+
+static enum status load_unigram_model(struct error *err)
+{
+    return load_file("tokenizer.model", "tests/golden/tokenizers/spm/unigram.model", err);
+}
+
+static enum status load_vocabulary(struct error *err)
+{
+    return load_file("vocab.txt", "tests/golden/tokenizers/bert/vocab.txt", err);
+}
+
 static void test_config(void **state)
 {
     (void)state;
@@ -165,6 +195,9 @@ static void test_tokenizer(void **state)
     (void)state;
     fail_each("tokenizer.json", load_small_tokenizer);
     fail_each("tokenizer.json of the demo", load_demo_tokenizer);
+    fail_each("tokenizer.model, BPE", load_bpe_model);
+    fail_each("tokenizer.model, unigram", load_unigram_model);
+    fail_each("vocab.txt", load_vocabulary);
 }
 
 int main(void)
