@@ -251,7 +251,7 @@ static enum status set_rest(struct template_run *r, const struct template_node *
     return STATUS_OK;
 }
 
-enum status template_call_macro(struct template_run *r, const struct template_macro *macro,
+static enum status call_macro(struct template_run *r, const struct template_macro *macro,
     const struct template_call *call, struct template_value *out)
 {
     struct template_scope *outer = r->scope;
@@ -273,7 +273,7 @@ enum status template_call_value(struct template_run *r, const struct template_va
 {
     switch (f->kind) {
     case TEMPLATE_MACRO:
-        return template_call_macro(r, f->macro, call, out);
+        return call_macro(r, f->macro, call, out);
     case TEMPLATE_GLOBAL:
         call->name = template_global_name(f->global);
         return template_global_call(r, f->global, call, out);

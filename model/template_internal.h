@@ -318,8 +318,6 @@ enum status template_put(
     struct template_run *r, struct template_builder *b, struct template_text text);
 enum status template_put_bytes(
     struct template_run *r, struct template_builder *b, const void *data, size_t n);
-enum status template_put_char(
-    struct template_run *r, struct template_builder *b, uint32_t c, bool taint);
 enum status template_put_repeat(
     struct template_run *r, struct template_builder *b, char c, int64_t count);
 struct template_text template_built(const struct template_builder *b);
@@ -469,8 +467,6 @@ enum status template_call_bind(struct template_run *r, const struct template_cal
     const char *names, const struct template_value *slots[TEMPLATE_SLOTS_MAX]);
 enum status template_call_value(struct template_run *r, const struct template_value *f,
     struct template_call *call, struct template_value *out);
-enum status template_call_macro(struct template_run *r, const struct template_macro *macro,
-    const struct template_call *call, struct template_value *out);
 // Slots of the usual kinds; the default where the slot is NULL.
 enum status template_slot_int(struct template_run *r, const struct template_call *call,
     const struct template_value *slot, int64_t missing, int64_t *out);

@@ -61,7 +61,7 @@ enum status template_put_bytes(
     return template_put(r, b, (struct template_text){.data = data, .n = n});
 }
 
-enum status template_put_char(
+static enum status put_char(
     struct template_run *r, struct template_builder *b, uint32_t c, bool taint)
 {
     static const uint8_t ones[4] = {1, 1, 1, 1};
@@ -269,9 +269,8 @@ enum status template_put_case(struct template_run *r, struct template_builder *b
         inside = how == TEMPLATE_CAPITALIZE || is_cased(c);
         bool taint = text.taint && text.taint[i];
         if (c == 0xdf && here == TEMPLATE_UPPER) // the one letter of texts that grows
-            TRY(template_put_char(r, b, 'S', taint));
-        TRY(template_put_char(
-            r, b, c == 0xdf && here == TEMPLATE_UPPER ? 'S' : in_case(c, here), taint));
+            TRY(put_char(r, b, 'S', taint));
+        TRY(put_char(r, b, c == 0xdf && here == TEMPLATE_UPPER ? 'S' : in_case(c, here), taint));
         i += k;
     }
     return STATUS_OK;

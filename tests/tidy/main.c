@@ -154,13 +154,16 @@ static void check_built(struct tidy *t, const char *path, void *objects)
         tidy_report(t, RULE_UNBUILT, path, 0, path);
 }
 
-// The lines of the file, without the build folder in front.
+// The lines of the file, without the build folder in front; targets without objects leave some
+// empty.
 static void read_objects(const char *list, const char *build, struct buf *out)
 {
     char line[4096];
     FILE *f = fopen(list, "r");
     check(f);
     while (fgets(line, sizeof line, f)) {
+        if (line[0] == '\n')
+            continue;
         check(path_begins(line, build));
         const char *name = line + strlen(build) + 1;
         buf_append(out, name, strlen(name));
