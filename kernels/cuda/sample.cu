@@ -385,7 +385,7 @@ enum status cuda_sampler_open(
     d->samplers_deliver = deliver;
     s->n_slots = n_slots;
     s->ids_max = ids_max;
-    s->result_rows = n_slots > 64 ? n_slots : 64;
+    s->result_rows = 4 * n_slots > 64 ? 4 * n_slots : 64; // of calls that nobody waited for yet
     s->deliveries_max = 64;
     size_tables(&s->all, vocab_size, ids_max);
     if (take_samplers(d, s) == STATUS_OK)
