@@ -112,6 +112,9 @@ MODELS = {
     "internlm": ("llama", "bfloat16", base(num_key_value_heads=4, attention_bias=True),
                  dict(rewrite="internlm")),
     "internlm2": ("llama", "bfloat16", base(), dict(rewrite="internlm2")),
+    # The width of experts is a multiple of 4: torch multiplies them in groups that ask for it.
+    "mixtral-window": ("mixtral", "bfloat16", base(
+        intermediate_size=44, num_local_experts=4, num_experts_per_tok=2, sliding_window=8), {}),
     "mpt": ("mpt", "bfloat16", mpt(4, 32), {}),
     "mpt-6heads-options": ("mpt", "bfloat16", mpt(
         6, 36, clip_qkv=0.9, softmax_scale=0.3, alibi_bias_max=5), {}),
@@ -141,9 +144,16 @@ MODELS = {
                 type="longrope", short_factor=LONGROPE["short_factor"],
                 long_factor=LONGROPE["long_factor"])))),
     "qwen": ("qwen2", "bfloat16", base(num_key_value_heads=4), dict(rewrite="qwen")),
+    "qwen2-moe-layers": ("qwen2_moe", "bfloat16", base(
+        num_hidden_layers=4, num_experts=6, num_experts_per_tok=3, moe_intermediate_size=20,
+        shared_expert_intermediate_size=28, decoder_sparse_step=2, mlp_only_layers=[3],
+        use_sliding_window=True, sliding_window=8, max_window_layers=3), {}),
     "qwen2-windows": ("qwen2", "bfloat16", base(
         use_sliding_window=True, sliding_window=7, max_window_layers=1), {}),
     "qwen3": ("qwen3", "bfloat16", base(head_dim=16, attention_bias=True), {}),
+    "qwen3-moe-renormalized": ("qwen3_moe", "bfloat16", base(
+        num_experts=8, num_experts_per_tok=4, moe_intermediate_size=20, norm_topk_prob=True,
+        head_dim=12, attention_bias=True, mlp_only_layers=[0]), {}),
     "santacoder": ("gpt_bigcode", "bfloat16", gpt2(multi_query=True, tie_word_embeddings=True),
                    dict(rewrite="santacoder", gain=2.0)),
     "stablelm-parallel": ("stablelm", "bfloat16", base(
