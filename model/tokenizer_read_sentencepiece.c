@@ -361,7 +361,9 @@ enum status tokenizer_read_sentencepiece(struct tokenizer_draft *d,
         return damaged("unk_surface", err);
     TRY(check_pieces(d, trainer.byte_fallback, &unk, err));
     d->normalizer.space_is_suffix = trainer.space_is_suffix;
-    d->normalizer.unknown = trainer.unk_surface;
+    // With a Hugging Face configuration, the unknown token is shown by its name, as there.
+    d->normalizer.unknown =
+        tokenizer_side_token(side, "unk_token") ? d->tokens[unk].content : trainer.unk_surface;
     d->normalizer.add_dummy_prefix &= tokenizer_side_bool(side, "add_prefix_space", true);
     d->normalizer.prefix_once = !tokenizer_side_bool(side, "legacy", true);
     d->bos = piece_at(d, trainer.bos);

@@ -50,16 +50,17 @@ static json_t *read_json_xz(const char *path)
     return j;
 }
 
-// A SentencePiece model, whatever its name.
-static struct tokenizer *load_model(const char *path)
+// A SentencePiece model, whatever its name, with a configuration (or NULL).
+static struct tokenizer *load_model(const char *path, const char *config)
 {
     struct tokenizer *t = NULL;
     struct error err = {0};
     char *data;
     size_t n;
     assert_int_equal(text_file_read(path, FILE_BYTES_MAX, &data, &n, &err), STATUS_OK);
-    const struct tokenizer_file file = {"tokenizer.model", data, n};
-    if (tokenizer_load_files(&file, 1, &t, &err) != STATUS_OK)
+    const struct tokenizer_file files[] = {{"tokenizer.model", data, n},
+        {"tokenizer_config.json", config, config ? strlen(config) : 0}};
+    if (tokenizer_load_files(files, config ? 2 : 1, &t, &err) != STATUS_OK)
         fail_msg("%s: %s", path, err.text);
     free(data);
     return t;
@@ -177,10 +178,10 @@ static void check_golden(const char *folder, const char *golden, const char *as,
     if (!shared)
         return;
     char path[256];
-    bool model = strncmp(golden, "spm-", 4) == 0;
-    unsigned flags = model ? 0 : TOKENIZER_PARSE_SPECIAL;
+    bool model = strstr(folder, ".model") != NULL;
+    unsigned flags = model && !config ? 0 : TOKENIZER_PARSE_SPECIAL;
     snprintf(path, sizeof path, "oracle/%s", folder);
-    struct tokenizer *t = model ? load_model(test_path(shared, path))
+    struct tokenizer *t = model ? load_model(test_path(shared, path), config)
                           : as  ? load_converted(test_path(shared, path), as, config)
                                 : load(test_path(shared, path));
     json_t *texts = read_json_xz(test_path(shared, "oracle/tokenizers/golden/texts.json.xz"));
@@ -250,6 +251,9 @@ int main(void)
         GOLDEN("tokenizers/gpt2", "gpt2"),
         GOLDEN("tokenizers/t5-small", "t5-small"),
         GOLDEN("tokenizers/llama2/tokenizer.model", "spm-llama2-tokenizer.model"),
+        // The same vocabulary, as Hugging Face's library reads it.
+        CONVERTED("tokenizers/llama2/tokenizer.model", "TinyLlama_v1.1", "tokenizer.model",
+            "{\"unk_token\":\"<unk>\",\"bos_token\":\"<s>\",\"legacy\":true}"),
         GOLDEN("models/minimind2-small", "weights-minimind2-small"),
         GOLDEN("models/stories260K", "weights-stories260K"),
 #endif
