@@ -129,7 +129,7 @@ static void test_answers_while_loading(void **state)
     cluster_spawn(&c, model_dir, WORDS("--tensor-parallel-degree", "4"));
     command_spawn(&g, &c,
         WORDS("generate", "--model", CLUSTER_MODEL, "--tokens", "1,5", "--ignore-eos", "--output",
-            "jsonl"));
+            "jsonl", "--timeout-ms", "60000"));
     for (int i = 0; i < 1000 && !loading; i++) {
         cluster_run(&c, &m, WORDS("models", "--output", "jsonl", "--timeout-ms", "100"));
         loading = m.code == 0 && strstr(m.out, "\"state\":\"loading\"");
