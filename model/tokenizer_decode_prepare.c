@@ -105,7 +105,7 @@ static enum status replace_within(
     struct buf *out, struct tokenizer_bytes from, const char *to, struct error *err)
 {
     struct buf copy;
-    if (from.n == 0 || !memmem(out->data, out->size, from.data, from.n))
+    if (from.n == 0 || out->size == 0 || !memmem(out->data, out->size, from.data, from.n))
         return STATUS_OK;
     buf_init(&copy, out->size_max);
     append_replaced(&copy, (struct tokenizer_bytes){out->data, out->size}, from, to);
