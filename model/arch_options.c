@@ -130,7 +130,6 @@ static void read_attn_config(struct config_json *top, struct model_config *m)
     else if (strcmp(type, "multihead_attention") != 0)
         fail_option(&c, "attn_type", type);
     m->position_kind = config_json_bool(&c, "alibi", true) ? POSITION_ALIBI : POSITION_LEARNED;
-    m->alibi_rule = ALIBI_DEAL;
     m->alibi_bias_max = (float)config_json_f64(&c, "alibi_bias_max", 8, 1e-3, 1e3);
     m->attention_scale = (float)config_json_f64(
         &c, "softmax_scale", (double)m->attention_scale, scale_min, scale_max);

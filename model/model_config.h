@@ -40,12 +40,6 @@ enum norm_placement {
 
 enum position_kind { POSITION_ROPE, POSITION_ALIBI, POSITION_LEARNED, POSITION_NONE };
 
-// Slopes of ALiBi where the number of heads is no power of two.
-enum alibi_rule {
-    ALIBI_FILL, // those of the power below, then every second one of the power above
-    ALIBI_DEAL, // those of the power above: every second one, then the others
-};
-
 // How the rotated pairs lie in a head of rotary_dim d.
 enum rope_pairing {
     ROPE_HALF,        // (i, i + d/2), as GPT-NeoX and Llama in Hugging Face's layout
@@ -126,10 +120,9 @@ struct model_config {
     uint32_t n_ropes;
     struct rope_config rope[MODEL_ROPES_MAX];
     uint32_t learned_position_offset; // first row used in the table of learned positions
-    enum alibi_rule alibi_rule;
-    float alibi_bias_max; // slopes go down to 2^-alibi_bias_max, usually 8
-    float alibi_scale;    // slopes are multiplied by it, usually 1
-    bool alibi_bf16;      // slopes are rounded to bf16 first
+    float alibi_bias_max;             // slopes go down to 2^-alibi_bias_max, usually 8
+    float alibi_scale;                // slopes are multiplied by it, usually 1
+    bool alibi_bf16;                  // slopes are rounded to bf16 first
 
     float attention_scale;         // scores are multiplied by it, usually head_dim^-0.5
     bool attention_scale_by_layer; // and by 1 / (number of the layer, from 1)
