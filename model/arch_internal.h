@@ -35,7 +35,6 @@ enum arch_feature {
     ARCH_MEGATRON_OPTIONS = 1 << 20, // "multi_query_attention", "rmsnorm", "post_layer_norm"
     ARCH_ALIBI_BY_LENGTH = 1 << 21,  // ALiBi where only "model_max_length" is given
     ARCH_NORMALISED_HEAD = 1 << 22,  // of Baichuan 2, told by its vocabulary or "z_loss_weight"
-    ARCH_CLIP_QKV = 1 << 23,         // "clip_qkv"
     ARCH_EXPERTS = 1 << 24,          // a mixture of experts (model/arch_experts.c)
     ARCH_WINDOW_ASKED = 1 << 25,     // "sliding_window" where "use_sliding_window"
     ARCH_WINDOW_EVEN = 1 << 26,      // in every second layer below "max_window_layers"

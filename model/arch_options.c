@@ -46,8 +46,6 @@ static void read_attention(
         m->qk_norm = QK_NORM_NONE;
     if (row->features & ARCH_MULTI_QUERY)
         m->n_kv_heads = config_json_bool(c, "multi_query", true) ? 1 : m->n_heads;
-    if (row->features & ARCH_CLIP_QKV)
-        m->qkv_clip = (float)config_json_f64(c, "clip_qkv", 0, 0, scale_max);
 }
 
 static void read_positions(

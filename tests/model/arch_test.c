@@ -180,6 +180,91 @@ static void test_end_ids(void **state)
     free(o);
 }
 
+// A family's config from nothing but these keys.
+static struct outcome *read_family(const char *text)
+{
+    struct outcome *o = calloc(1, sizeof *o);
+    o->status = arch_parse(text, strlen(text), NULL, 0, &o->m, &o->generation, &o->err);
+    return o;
+}
+
+// Defaults of missing keys, and keys by their older names.
+static void test_family_defaults(void **state)
+{
+    (void)state;
+    struct outcome *o =
+        read_family("{\"model_type\": \"gpt2\", \"n_embd\": 64, \"n_layer\": 2, \"n_head\": 4, "
+                    "\"vocab_size\": 100, \"n_inner\": null, \"num_key_value_heads\": 2}");
+    assert_int_equal(o->status, STATUS_OK);
+    assert_true(o->m.ffn_dim == 256 && o->m.n_kv_heads == 4 && o->m.tied_head && !o->m.gated);
+    assert_true(o->m.position_kind == POSITION_LEARNED && o->m.max_position == 1024);
+    free(o);
+    o = read_family("{\"model_type\": \"RefinedWeb\", \"architectures\": [\"RWForCausalLM\"], "
+                    "\"hidden_size\": 64, \"n_layer\": 2, \"n_head\": 8, \"n_head_kv\": 2, "
+                    "\"vocab_size\": 100}");
+    assert_int_equal(o->status, STATUS_OK);
+    assert_true(o->m.n_kv_heads == 2 && o->m.parallel_residual && !o->m.shared_parallel_norm);
+    free(o);
+    o = read_family("{\"model_type\": \"falcon\", \"hidden_size\": 568, "
+                    "\"num_hidden_layers\": 2, \"num_attention_heads\": 71, \"vocab_size\": 100}");
+    assert_int_equal(o->status, STATUS_OK);
+    assert_true(o->m.n_kv_heads == 1 && o->m.shared_parallel_norm && o->m.ffn_dim == 2272);
+    free(o);
+    o = read_family("{\"model_type\": \"bloom\", \"n_embed\": 64, \"n_layer\": 2, "
+                    "\"num_attention_heads\": 4, \"vocab_size\": 100, \"seq_length\": 512}");
+    assert_int_equal(o->status, STATUS_OK);
+    assert_true(o->m.hidden_dim == 64 && o->m.max_position == 512 &&
+                o->m.position_kind == POSITION_ALIBI && o->m.tied_head);
+    free(o);
+    o = read_family("{\"model_type\": \"gemma\", \"hidden_size\": 64, \"intermediate_size\": 9, "
+                    "\"num_hidden_layers\": 1, \"num_attention_heads\": 16, \"vocab_size\": 9, "
+                    "\"hidden_act\": \"gelu\", \"hidden_activation\": null, \"head_dim\": 8}");
+    assert_int_equal(o->status, STATUS_OK);
+    assert_true(o->m.activation == ACTIVATION_GELU_TANH && o->m.embedding_scale == 8 &&
+                o->m.norm_weight_offset == 1);
+    free(o);
+    o = read_family("{\"model_type\": \"gpt_neox\", \"hidden_size\": 64, \"rotary_pct\": 0.5, "
+                    "\"intermediate_size\": 9, \"num_hidden_layers\": 1, \"vocab_size\": 9, "
+                    "\"num_attention_heads\": 4, \"rotary_emb_base\": 500}");
+    assert_int_equal(o->status, STATUS_OK);
+    assert_true(o->m.rope[0].rotary_dim == 8 && o->m.rope[0].theta == 500 && o->m.qkv_bias);
+    free(o);
+}
+
+static const struct {
+    const char *config, *sentence;
+} refused_options[] = {
+    {"{\"model_type\": \"mpt\", \"d_model\": 64, \"n_heads\": 4, \"n_layers\": 1, "
+     "\"vocab_size\": 9, \"attn_config\": {\"qk_ln\": true}}",
+        "\"qk_ln\" asks for normalised queries and keys"},
+    {"{\"model_type\": \"mpt\", \"d_model\": 64, \"n_heads\": 4, \"n_layers\": 1, "
+     "\"vocab_size\": 9, \"norm_type\": \"rmsnorm\"}",
+        "\"norm_type\" asks for rmsnorm"},
+    {"{\"model_type\": \"chatglm\", \"hidden_size\": 64, \"num_layers\": 1, "
+     "\"num_attention_heads\": 4, \"vocab_size\": 9, \"position_encoding_2d\": true}",
+        "positions in two dimensions"},
+    {"{\"model_type\": \"deepseek\", \"hidden_size\": 64, \"num_hidden_layers\": 1, "
+     "\"intermediate_size\": 9, \"num_attention_heads\": 4, \"vocab_size\": 9, "
+     "\"n_routed_experts\": 64}",
+        "\"n_routed_experts\" asks for a mixture of experts"},
+    {"{\"model_type\": \"gptj\", \"n_embd\": 64, \"n_layer\": 1, \"n_head\": 4, "
+     "\"vocab_size\": 9, \"rotary_dim\": null}",
+        "\"rotary_dim\" is missing"},
+    {"{\"model_type\": \"gpt2\", \"architectures\": [\"GPT2ForSequenceClassification\"]}",
+        "the architecture \"GPT2ForSequenceClassification\" is not supported"},
+};
+
+static void test_family_options_refused(void **state)
+{
+    (void)state;
+    for (size_t i = 0; i < sizeof refused_options / sizeof *refused_options; i++) {
+        struct outcome *o = read_family(refused_options[i].config);
+        if (o->status == STATUS_OK || !strstr(o->err.text, refused_options[i].sentence))
+            fail_msg("%s: %s", refused_options[i].config, o->err.text);
+        free(o);
+    }
+}
+
 #define MANY "[0,1,2,3,4,5,6,7,8,9,10,11,12,13,14,15,16]"
 #define ROPE(text) "{\"rope_scaling\": {" text "}}"
 #define PHI3 "\"architectures\": [\"Phi3ForCausalLM\"], \"model_type\": \"phi3\""
@@ -428,6 +513,8 @@ int main(void)
         cmocka_unit_test(test_options),
         cmocka_unit_test(test_windows),
         cmocka_unit_test(test_end_ids),
+        cmocka_unit_test(test_family_defaults),
+        cmocka_unit_test(test_family_options_refused),
         cmocka_unit_test(test_bad),
         cmocka_unit_test(test_bad_texts),
         cmocka_unit_test(test_read),
