@@ -76,20 +76,17 @@ bool plan_splits(
         c->window > 0 ? min(d->batch.n_keys, c->window + s.pairs / c->heads) : d->batch.n_keys;
     unsigned chunks = keys / attention_chunk + 2;
     p->splits = 1;
-    if (units >= wanted || d->batch.n_keys <= attention_chunk)
+    if (units >= wanted || units > DEVICE_TICKETS || d->batch.n_keys <= attention_chunk)
         return true;
     unsigned pairs = min(s.pairs, tile_pairs);
     size_t each = (size_t)pairs * (c->head_dim + 2) * sizeof(float);
-    size_t head = ((size_t)units * sizeof(unsigned) + 255) / 256 * 256;
-    size_t bytes = head + (size_t)units * chunks * each;
+    size_t bytes = (size_t)units * chunks * each;
     if (bytes > partial_bytes_max)
         return true;
-    uint8_t *memory = static_cast<uint8_t *>(device_workspace(d, bytes));
-    if (memory == nullptr)
+    c->partial = static_cast<float *>(device_workspace(d, bytes));
+    c->arrived = device_tickets(d);
+    if (c->partial == nullptr || c->arrived == nullptr)
         return false;
-    device_keep(d, cudaMemsetAsync(memory, 0, head, d->stream), "attention");
-    c->arrived = reinterpret_cast<unsigned *>(memory);
-    c->partial = reinterpret_cast<float *>(memory + head);
     c->capacity = chunks;
     c->pairs_stride = pairs;
     unsigned splits = (wanted + units - 1) / units;

@@ -93,6 +93,17 @@ void *device_workspace(struct device *d, size_t bytes)
     return d->workspace;
 }
 
+uint32_t *device_tickets(struct device *d)
+{
+    constexpr size_t bytes = DEVICE_TICKETS * sizeof *d->tickets;
+    if (d->tickets == NULL) {
+        d->tickets = (uint32_t *)device_take(d, bytes);
+        if (d->tickets != NULL)
+            device_keep(d, cudaMemsetAsync(d->tickets, 0, bytes, d->stream), "tickets");
+    }
+    return d->tickets;
+}
+
 // ---- copies ------------------------------------------------------------------------------------
 
 enum status device_staging_open(

@@ -68,7 +68,7 @@ struct device_staging {
     bool used;
 };
 
-enum { DEVICE_STAGINGS = 2 };
+enum { DEVICE_STAGINGS = 2, DEVICE_TICKETS = 1024 };
 
 struct device_samplers; // sample.cu
 struct device_graphs;   // graph.cu
@@ -101,7 +101,7 @@ struct device {
     size_t workspace_wanted;      // namely so much
     uint32_t memory_turn;         // changes with the addresses of batch and workspace
 
-    uint32_t *tickets; // of linear: zero between ops; NULL until they are first wanted
+    uint32_t *tickets; // [DEVICE_TICKETS], see device_tickets
     struct blas *blas; // cuBLASLt, NULL where there is none or it was not wanted yet
     bool blas_tried;
 
@@ -128,6 +128,9 @@ void *device_workspace(struct device *d, size_t bytes);
 // returns. They stay until the stream has run what is enqueued before the next one or two steps'
 // uploads. NULL after a failure. Not while a graph is recorded.
 void *device_upload(struct device *d, const void *host, size_t bytes);
+// Where blocks that share a sum say that they are done: DEVICE_TICKETS zeros, and each op leaves
+// zeros. NULL after a failure.
+uint32_t *device_tickets(struct device *d);
 // As mem_take, not zeroed, and a failure is kept.
 void *device_take(struct device *d, size_t bytes);
 

@@ -120,30 +120,18 @@ void pack(struct device *d, job &j, void *to)
     c.x_stride = c.k = k;
 }
 
-// Where blocks that share K say that they are done; they leave zeros.
-bool take_tickets(struct device *d)
-{
-    constexpr size_t bytes = LINEAR_TICKETS_MAX * sizeof *d->tickets;
-    if (d->tickets != NULL)
-        return true;
-    uint32_t *t = static_cast<uint32_t *>(device_take(d, bytes));
-    if (t != NULL)
-        device_keep(d, cudaMemsetAsync(t, 0, bytes, d->stream), "linear: tickets");
-    d->tickets = t;
-    return t != NULL;
-}
-
 // Runs the product, which may write its part of the workspace.
 void run(struct device *d, job &j, uint8_t *memory)
 {
     if (j.by_blas && linear_blas_run(d, j.call, memory))
         return;
-    if (!take_tickets(d))
+    j.call.tickets = device_tickets(d);
+    if (j.call.tickets == NULL)
         return;
     if (j.packs)
         pack(d, j, memory);
     j.call.partials = reinterpret_cast<float *>(memory + j.x_bytes);
-    j.call.tickets = d->tickets;
+    static_assert((int)LINEAR_TICKETS_MAX <= (int)DEVICE_TICKETS, "a block has a ticket");
     check(linear_plan_tickets(&j.plan) <= LINEAR_TICKETS_MAX);
     if (!j.shape.half)
         device_keep(d, linear_ffma(j.call, j.plan, d->stream), "linear");
