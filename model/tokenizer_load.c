@@ -76,11 +76,15 @@ static enum status build(struct tokenizer *t, const struct tokenizer_file *files
     struct tokenizer_draft d;
     TRY(tokenizer_side_read(&side, files, n_files, err));
     tokenizer_draft_init(&d);
+    // What a tokenizer.json says depends on no other file.
+    const struct tokenizer_file *json = find(files, n_files, "tokenizer.json");
+    const struct tokenizer_file *source = json ? json : files;
+    size_t n_source = json ? 1 : n_files;
     enum status st = STATUS_OK;
-    if (!cache_dir || !tokenizer_cache_read(&d, cache_dir, files, n_files)) {
+    if (!cache_dir || !tokenizer_cache_read(&d, cache_dir, source, n_source)) {
         st = tokenizer_load_draft(&d, &side, files, n_files, err);
         if (st == STATUS_OK && cache_dir)
-            tokenizer_cache_write(&d, cache_dir, files, n_files);
+            tokenizer_cache_write(&d, cache_dir, source, n_source);
     }
     if (st == STATUS_OK)
         st = tokenizer_build(t, &d, err);
