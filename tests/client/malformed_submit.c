@@ -253,6 +253,43 @@ static void bad_utf8(struct wire *w)
         TRY_ROW("invalid", "prompt is not valid UTF-8", text_prompt(&g, bad[i]));
 }
 
+static void messages_of(struct wire_request *g, const char *text)
+{
+    g->submit.n_prompt_ids = 0;
+    g->submit.has_messages = 1;
+    g->submit.messages = bytes_of(text);
+}
+
+// What is wrong with a conversation before its template is asked; this model has none.
+static void conversations(struct wire *w)
+{
+    TRY_ROW("unsupported", "no chat template", messages_of(&g, "[]"));
+    TRY_ROW("invalid", "both prompt and messages", messages_of(&g, "[]"); g.submit.has_prompt = 1;
+            g.submit.prompt = bytes_of("x"));
+    TRY_ROW("invalid", "both prompt_ids and messages", g.submit.has_messages = 1;
+            g.submit.messages = bytes_of("[]"));
+    TRY_ROW("invalid", "messages is empty", messages_of(&g, ""));
+    TRY_ROW("invalid", "messages is not valid UTF-8", messages_of(&g, "[\xff]"));
+    TRY_ROW("too_large", "messages has", messages_of(&g, (const char *)filler));
+    TRY_ROW("invalid", "messages is missing", g.submit.has_tools = 1;
+            g.submit.tools = bytes_of("[]"));
+    TRY_ROW("invalid", "messages is missing", g.submit.has_chat_template_kwargs = 1;
+            g.submit.chat_template_kwargs = bytes_of("{}"));
+    TRY_ROW(
+        "invalid", "messages is missing", g.submit.chat_template = (char *)(uintptr_t) "default");
+    TRY_ROW("too_large", "tools has", messages_of(&g, "[]"); g.submit.has_tools = 1;
+            g.submit.tools = bytes_of((const char *)filler));
+    TRY_ROW("too_large", "chat_template_kwargs has", messages_of(&g, "[]");
+            g.submit.has_chat_template_kwargs = 1;
+            g.submit.chat_template_kwargs = bytes_of((const char *)filler));
+    TRY_ROW("invalid", "chat_template is", messages_of(&g, "[]");
+            g.submit.chat_template = (char *)filler + LIMIT_PROMPT_BYTES - 100);
+    TRY_ROW(
+        "invalid", "both add_generation_prompt and continue_final_message", messages_of(&g, "[]");
+        g.submit.has_add_generation_prompt = g.submit.add_generation_prompt = 1;
+        g.submit.has_continue_final_message = g.submit.continue_final_message = 1);
+}
+
 // A text is known to be too long, or empty, only after it has been tokenized.
 static void expect_error(struct wire *w, struct wire_request *g, const char *row, const char *part)
 {
@@ -275,6 +312,7 @@ void malformed_prompts(void **state)
     for (size_t i = 0; i <= LIMIT_CONTEXT_TOKENS; i++)
         many_ids[i] = 1;
     bad_utf8(w);
+    conversations(w);
     TRY_ROW("invalid", "prompt is missing", g.submit.n_prompt_ids = 0);
     TRY_ROW("invalid", "both prompt and prompt_ids", g.submit.has_prompt = 1;
             g.submit.prompt = bytes_of("x"));
