@@ -253,11 +253,12 @@ struct experts_args {
     // Room of the caller's in device memory.
     void *mlp_in, *mlp; // [n_rows, 2 max(ffn, shared_ffn)] and [n_rows, max(ffn, shared_ffn)]
     void *part;         // [n_rows, hidden_dim]
-    void *routes;       // kernels_experts_bytes()
+    void *routes;       // kernels_experts_bytes(); out: it begins with the experts of each row,
+                        // uint32_t [n_rows, n_used]
     void *out;          // [n_rows, hidden_dim]
 };
 
-// Logits; expert and probability of each choice; three numbers of a row.
+// Bytes of experts_args.routes: the choices, probability of each, logits, three numbers of a row.
 static inline uint64_t kernels_experts_bytes(uint32_t n_rows, uint32_t n_experts, uint32_t n_used)
 {
     return (uint64_t)n_rows * (n_experts + 2 * (uint64_t)n_used + 3) * sizeof(float);

@@ -4,6 +4,7 @@
 #include "base/check.h"
 #include "base/clock.h"
 #include "worker/alibi.h"
+#include "worker/experts.h"
 
 #include <math.h>
 #include <stdlib.h>
@@ -35,7 +36,8 @@ struct forward {
     void *mlp;          // [ffn]
     void *part;         // [hidden_dim], one expert's; NULL where there are none
     void *routes;       // room for experts_args.routes
-    void *kept;         // [hidden_dim], for gathered rows; NULL where activations are on the host
+    struct experts *experts; // where experts are placed whole
+    void *kept; // [hidden_dim], for gathered rows; NULL where activations are on the host
     float *inv_freq[MODEL_ROPES_MAX];
     float *alibi;    // [n_heads] or NULL
     float *squares;  // [2] of q and of k, in the heap; NULL where no norm is over all heads
@@ -90,11 +92,18 @@ static uint32_t stream_dim(const struct model_config *m)
     return m->embed_dim > m->hidden_dim ? m->embed_dim : m->hidden_dim;
 }
 
-uint64_t forward_heap_bytes(const struct model_config *m, enum dtype activation, uint32_t rows_max)
+static bool places_experts(const struct model_config *m, const struct shard *s)
 {
+    return s->expert_end - s->expert_begin < m->n_experts;
+}
+
+uint64_t forward_heap_bytes(
+    const struct model_config *m, const struct shard *s, enum dtype activation, uint32_t rows_max)
+{
+    uint64_t experts = places_experts(m, s) ? experts_heap_bytes(m, s->tp_size, rows_max) : 0;
     uint64_t each = (uint64_t)rows_max * stream_dim(m) * dtype_bytes(activation);
     uint64_t squares = m->qk_norm == QK_NORM_FULL ? 2 * sizeof(float) * (uint64_t)rows_max : 0;
-    return 2 * ((each + 127) & ~(uint64_t)127) + ((squares + 127) & ~(uint64_t)127);
+    return 2 * ((each + 127) & ~(uint64_t)127) + ((squares + 127) & ~(uint64_t)127) + experts;
 }
 
 // Device memory, given back by forward_close; NULL when there is none.
@@ -203,6 +212,9 @@ static bool take_all(struct forward *f)
         f->mlp_in = buffer_take(f, rows * w.mlp_in);
     bool device = f->a.kernels->device_memory, experts = f->a.model->n_experts;
     if (experts) {
+        if (f->a.group && places_experts(f->a.model, f->a.shard) &&
+            experts_open(f->a.model, f->a.group, f->a.rows_max, &f->experts) != STATUS_OK)
+            return false;
         f->part = buffer_take(f, rows * w.stream);
         f->routes = bytes_take(f, routes_bytes(f->a.model, f->a.rows_max));
     }
@@ -241,6 +253,7 @@ void forward_close(struct forward *f)
 {
     if (!f)
         return;
+    experts_close(f->experts);
     for (uint32_t i = 0; i < f->n_buffers; i++)
         f->a.kernels->mem_give(f->a.device, f->buffer[i].p, f->buffer[i].bytes);
     free(f);
@@ -384,7 +397,17 @@ struct block_output {
     const void *in;
     uint32_t in_dim;
     const uint32_t *row_ids;
+    bool of_experts; // x is what `experts` has written
 };
+
+static enum status combine_experts(struct forward *f, struct error *err)
+{
+    check(f->a.activation == DTYPE_F32 && !f->a.kernels->device_memory);
+    uint64_t begin = clock_now_us();
+    enum status s = experts_combine(f->experts, f->routes, f->n_rows, f->x);
+    f->collective_us += clock_now_us() - begin;
+    return s == STATUS_OK ? s : sum_failed(f, s, err);
+}
 
 static bool normed_behind(const struct forward *f)
 {
@@ -397,9 +420,13 @@ static enum status block_sum(struct forward *f, const struct block_output *o, st
 {
     const struct model_config *m = f->a.model;
     bool normed = normed_behind(f);
-    if (norms_ahead(f, o->next_norm))
+    if (o->of_experts && f->experts) {
+        TRY(combine_experts(f, err));
+    } else if (norms_ahead(f, o->next_norm)) {
         return sum_and_norm(f, o->next_norm, o->bias_f32, err);
-    TRY(sum_over_ranks(f, f->x, m->hidden_dim, f->a.activation, err));
+    } else {
+        TRY(sum_over_ranks(f, f->x, m->hidden_dim, f->a.activation, err));
+    }
     if (normed)
         norm_into(f, o->norm, o->norm_bias, f->x, f->x);
     f->pending = true;
@@ -699,6 +726,7 @@ static enum status mlp_block(struct forward *f, uint32_t layer, struct error *er
         .in_dim = f->ffn};
     if (m->layer[layer].experts) {
         experts_output(f, w, in, row_ids);
+        o.of_experts = true;
         return block_sum(f, &o, err);
     }
     mlp_hidden(f, w, in, row_ids);

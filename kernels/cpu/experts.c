@@ -23,12 +23,12 @@ static struct routes routes_of(const struct experts_args *a)
 {
     struct routes r;
     uint64_t n = a->n_rows, choices = n * a->n_used;
-    r.logit = a->routes;
-    r.probability = r.logit + n * a->n_experts;
-    r.factor = r.probability + choices;
-    r.expert = (uint32_t *)(void *)(r.factor + n);
+    r.expert = a->routes;
     r.row = r.expert + choices;
     r.x_row = r.row + n;
+    r.factor = (float *)(void *)(r.x_row + n);
+    r.probability = r.factor + n;
+    r.logit = r.probability + choices;
     return r;
 }
 
