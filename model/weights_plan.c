@@ -24,6 +24,7 @@ struct builder {
     enum source source;
     uint64_t seed;  // SOURCE_RANDOM
     bool *used;     // [tensors of files], SOURCE_FILES
+    bool untied;    // the files have a head of their own, whatever the config says
     size_t skipped; // first bytes of names that begin with `prefix`, which the files leave out
     char prefix[TENSOR_MAP_NAME_BYTES];
     uint8_t *owned;  // NULL while counting
@@ -119,20 +120,51 @@ static void name_it(const struct builder *b, struct source_tensor *t, uint32_t l
         memmove(t->name, t->name + b->skipped, strlen(t->name + b->skipped) + 1);
 }
 
+// The scheme's tensor of a slot, on which nothing but the scheme decides.
+static const struct tensor_row *row_of_slot(const struct builder *b, enum model_slot slot)
+{
+    for (uint32_t i = 0; i < tensor_map_model_count; i++)
+        if (tensor_map_model[i].slot == slot &&
+            tensor_map_model[i].schemes >> b->m->tensor_scheme & 1)
+            return &tensor_map_model[i];
+    return NULL;
+}
+
 // Checkpoints of base models, without their head, leave out the first word of every name.
 static void find_prefix(struct builder *b)
 {
-    const struct tensor_row *row = NULL;
-    for (uint32_t i = 0; !row && i < tensor_map_model_count; i++)
-        if (tensor_map_model[i].slot == MODEL_SLOT_EMBED &&
-            tensor_map_model[i].schemes >> b->m->tensor_scheme & 1)
-            row = &tensor_map_model[i];
+    const struct tensor_row *row = row_of_slot(b, MODEL_SLOT_EMBED);
     if (!row)
         return;
     tensor_map_name(row, 0, 0, b->prefix);
     const char *dot = strchr(b->prefix, '.');
     if (dot && !safetensors_find(b->files, b->prefix) && safetensors_find(b->files, dot + 1))
         b->skipped = (size_t)(dot + 1 - b->prefix);
+}
+
+// A config that ties the head to the embedding is not believed where the files have both and they
+// differ, as in transformers. Each rank looks at its own rows: equal ones serve either way.
+static void find_untied(struct builder *b)
+{
+    const struct tensor_row *row[] = {
+        row_of_slot(b, MODEL_SLOT_EMBED), row_of_slot(b, MODEL_SLOT_HEAD)};
+    const struct tensor *t[2] = {0};
+    struct shard_range mine = shard_vocab(b->m, b->s);
+    for (int i = 0; i < 2 && row[i] && b->m->tied_head; i++) {
+        struct source_tensor s = {.row = row[i]};
+        name_it(b, &s, 0, 0);
+        t[i] = safetensors_find(b->files, s.name);
+    }
+    if (!t[0] || !t[1] || t[0]->bytes != t[1]->bytes || t[0]->dtype != t[1]->dtype)
+        return;
+    size_t each = (size_t)(t[0]->bytes / b->m->vocab_size), from = mine.begin * each;
+    b->untied = memcmp((const uint8_t *)t[0]->data + from, (const uint8_t *)t[1]->data + from,
+                    mine.count * each) != 0;
+}
+
+static bool is_tied(const struct builder *b)
+{
+    return b->m->tied_head && !b->untied;
 }
 
 static enum status find(struct builder *b, struct source_tensor *t, uint32_t layer, uint32_t head)
@@ -310,7 +342,7 @@ static bool stage_has(const struct builder *b, enum model_slot slot)
     bool first = b->s->layer_begin == 0, last = b->s->layer_end == b->m->n_layers;
     switch (slot) {
     case MODEL_SLOT_EMBED:
-        return first || (last && b->m->tied_head);
+        return first || (last && is_tied(b));
     case MODEL_SLOT_FINAL_NORM:
     case MODEL_SLOT_FINAL_NORM_BIAS:
     case MODEL_SLOT_PROJECT_OUT:
@@ -324,7 +356,9 @@ static bool stage_has(const struct builder *b, enum model_slot slot)
 
 static bool row_applies(const struct builder *b, const struct tensor_row *row, uint32_t layer)
 {
-    return row->schemes >> b->m->tensor_scheme & 1 && tensor_map_present(b->m, row->when, layer);
+    return row->schemes >> b->m->tensor_scheme & 1 &&
+           (tensor_map_present(b->m, row->when, layer) ||
+               (row->when == TENSOR_WHEN_UNTIED && b->untied));
 }
 
 // What a file may leave out.
@@ -362,7 +396,7 @@ static enum status build_model(struct builder *b)
         if (row_applies(b, row, 0))
             TRY(add(b, row, 0, here ? &p->slot[row->slot] : NULL));
     }
-    if (b->m->tied_head && stage_has(b, MODEL_SLOT_HEAD))
+    if (is_tied(b) && stage_has(b, MODEL_SLOT_HEAD))
         p->slot[MODEL_SLOT_HEAD] = p->slot[MODEL_SLOT_EMBED];
     if (b->m->head_normalised && stage_has(b, MODEL_SLOT_HEAD))
         normalise_head(b, &p->slot[MODEL_SLOT_HEAD]);
@@ -441,7 +475,7 @@ static uint64_t plan_bytes(const struct builder *b)
 {
     uint64_t sum = 0;
     for (int i = 0; i < MODEL_SLOT_COUNT; i++)
-        if (!(i == MODEL_SLOT_HEAD && b->m->tied_head))
+        if (!(i == MODEL_SLOT_HEAD && is_tied(b)))
             sum += slice_bytes(&b->plan->slot[i]);
     for (uint32_t i = 0; i < b->plan->n_layers; i++) {
         const struct weights_plan_layer *layer = &b->plan->layer[i];
@@ -497,8 +531,10 @@ static enum status open_plan(struct builder *b, struct weights_plan *out)
     p.experts = calloc((size_t)p.n_layers * p.n_local_experts + 1, sizeof *p.experts);
     b->used = calloc(n_tensors + 1, sizeof *b->used);
     b->plan = &p;
-    if (b->files)
+    if (b->files) {
         find_prefix(b);
+        find_untied(b);
+    }
     enum status status = p.layer && p.experts && b->used ? STATUS_OK
                                                          : status_fail(b->err, STATUS_NO_MEMORY,
                                                                "no memory to plan the weights");

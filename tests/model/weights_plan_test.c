@@ -304,10 +304,19 @@ static void test_stages(void **state)
     expect_layer(&p.layer[0], 1, shares[0].mine);
     assert_true(!p.slot[MODEL_SLOT_EMBED].n_parts && p.slot[MODEL_SLOT_HEAD].n_parts);
     weights_plan_close(&p);
-    m->tied_head = true; // the last stage has the embedding as its head; lm_head is ignored
+    // A head of other numbers than the embedding is the model's own, whatever the config says.
+    m->tied_head = true;
     assert_int_equal(weights_plan_open(m, &s, files, &p, &err), STATUS_OK);
+    expect(&p.slot[MODEL_SLOT_HEAD], 0, (struct window){T_HEAD, 0, VOCAB, 0, HIDDEN, 0});
+    assert_int_equal(p.slot[MODEL_SLOT_EMBED].n_parts, 0);
+    weights_plan_close(&p);
+    struct change no_head = {.name = "lm_head.weight"};
+    struct safetensors *tied = open_changed(&no_head);
+    // The last stage has the embedding as its head.
+    assert_int_equal(weights_plan_open(m, &s, tied, &p, &err), STATUS_OK);
     expect(&p.slot[MODEL_SLOT_HEAD], 0, (struct window){T_EMBED, 0, VOCAB, 0, HIDDEN, 0});
     weights_plan_close(&p);
+    safetensors_close(tied);
     static const struct shard bad[] = {{2, 2, 0, 2}, {0, 1, 1, 1}, {0, 1, 0, 3}, {0, 4, 0, 2}};
     for (size_t i = 0; i < sizeof bad / sizeof *bad; i++)
         assert_int_equal(weights_plan_open(m, &bad[i], files, &p, &err), STATUS_INVALID);
