@@ -6,6 +6,7 @@
 #include "model/weights_plan.h"
 #include "tests/model/scratch_dir.h"
 
+#include <dirent.h>
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -423,6 +424,61 @@ static void test_random_parts(void **state)
     free(m);
 }
 
+static uint64_t floats_of(const struct weight_slice *w)
+{
+    uint32_t rows = 0;
+    for (uint32_t i = 0; i < w->n_parts; i++) {
+        assert_non_null(w->part[i].data);
+        rows += w->part[i].n_rows;
+    }
+    assert_int_equal(rows, w->n);
+    return (uint64_t)w->n * w->k;
+}
+
+// Elements of the layers of all ranks that have no others.
+static uint64_t floats_of_layers(const struct model_config *m, uint32_t degree)
+{
+    static const enum layer_slot cut[] = {
+        LAYER_SLOT_O, LAYER_SLOT_MLP_IN, LAYER_SLOT_MLP_OUT, LAYER_SLOT_MLP_IN_BIAS};
+    uint64_t sum = 0;
+    for (uint32_t rank = 0; rank < degree; rank++) {
+        struct weights_plan p;
+        plan_random(m, rank, degree, &p);
+        for (uint32_t i = 0; i < p.n_layers; i++) {
+            for (int slot = 0; slot < LAYER_SLOT_COUNT; slot++)
+                floats_of(&p.layer[i].slot[slot]);
+            for (size_t k = 0; k < sizeof cut / sizeof *cut; k++)
+                sum += floats_of(&p.layer[i].slot[cut[k]]);
+        }
+        weights_plan_close(&p);
+    }
+    return sum;
+}
+
+// Every family's layout can be made up, and its parts add up at every degree.
+static void test_random_families(void **state)
+{
+    (void)state;
+    char root[1024];
+    snprintf(root, sizeof root, "%s", test_path(test_source_dir(), "tests/golden/families"));
+    struct model_config *m = calloc(1, sizeof *m);
+    struct error err = {0};
+    DIR *d = opendir(root);
+    assert_non_null(d);
+    for (struct dirent *e; (e = readdir(d));) {
+        char dir[1024];
+        snprintf(dir, sizeof dir, "%s", test_path(root, e->d_name));
+        if (e->d_name[0] == '.' || arch_read(dir, m, NULL, &err) != STATUS_OK)
+            continue;
+        uint64_t whole = floats_of_layers(m, 1);
+        for (uint32_t degree = 2; degree <= 4; degree++)
+            if (shard_check(m, degree, NULL) == STATUS_OK)
+                assert_int_equal(floats_of_layers(m, degree), whole);
+    }
+    closedir(d);
+    free(m);
+}
+
 // Mean, deviation, and no element that repeats its neighbours.
 static void test_random_spread(void **state)
 {
@@ -476,6 +532,7 @@ int main(void)
         cmocka_unit_test(test_stages),
         cmocka_unit_test(test_bad),
         cmocka_unit_test(test_random_parts),
+        cmocka_unit_test(test_random_families),
         cmocka_unit_test(test_random_spread),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
