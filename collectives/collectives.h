@@ -160,8 +160,8 @@ void coll_slice(size_t total, uint32_t size, uint32_t rank, size_t *begin, size_
 
 // Partial all-to-all. Each rank r exchanges with a declared set of peers P(r), symmetric (q in P(r)
 // iff r in P(q)); pairs outside cost neither traffic nor flags. Blocks are pushed into the
-// receiver's heap: slot q of the receive region belongs to source q. All ranks of the group call it,
-// also those without peers: operations are counted.
+// receiver's heap: slot q of the receive region belongs to source q. All ranks of the group call
+// it, also those without peers: operations are counted.
 enum coll_counts {
     COLL_COUNTS_FIXED,   // both sides know every size (checked by the signature)
     COLL_COUNTS_BOUNDED, // up to slot_bytes; the size travels with the block
