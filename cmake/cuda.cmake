@@ -29,6 +29,14 @@ if(NOT PHALANX_CUDA STREQUAL "OFF")
   find_program(PHALANX_NVCC_PROGRAM nvcc HINTS /usr/local/cuda/bin)
   if(PHALANX_NVCC_PROGRAM)
     set(PHALANX_NVCC ${PHALANX_NVCC_PROGRAM})
+    get_filename_component(cuda ${PHALANX_NVCC} REALPATH)
+    get_filename_component(cuda ${cuda}/../.. ABSOLUTE)
+    find_library(PHALANX_CUDART NAMES libcudart_static.a
+      HINTS ${cuda}/lib64 ${cuda}/targets/x86_64-linux/lib)
+    if(NOT PHALANX_CUDART)
+      message(FATAL_ERROR
+        "nvcc is there, but libcudart_static.a is not; -DPHALANX_CUDA=OFF does without both")
+    endif()
   elseif(PHALANX_CUDA STREQUAL "ON")
     message(FATAL_ERROR "PHALANX_CUDA is ON, but nvcc was not found")
   else()
@@ -54,7 +62,7 @@ function(phalanx_emulated name)
   foreach(source IN LISTS A_SOURCES)
     if(source MATCHES "\\.cu$")
       set_source_files_properties(${source} PROPERTIES LANGUAGE CXX COMPILE_OPTIONS
-        "-x;c++;-Wno-unknown-pragmas")
+        "-x;c++;-Wno-unknown-pragmas;-O1") # half the time to compile; they wait, not compute
     endif()
   endforeach()
   phalanx_library(${name} SOURCES ${A_SOURCES} LINK phalanx_emu ${A_LINK})

@@ -17,7 +17,7 @@ __global__ void __launch_bounds__(ACT_THREADS)
         return;
     size_t row = p / (dim / V), at = p % (dim / V) * V;
     const T *from = x + row * (gated ? 2 : 1) * dim + at;
-    float v[V], up[V];
+    float v[V], up[V] = {};
     phx_load<T, V>(from, v);
     if (gated)
         phx_load<T, V>(from + dim, up);

@@ -188,6 +188,8 @@ void cuda_embed(struct device *d, const struct embed_args *a);
 void cuda_norm(struct device *d, const struct norm_args *a);
 void cuda_linear(struct device *d, const struct linear_args *a);
 void cuda_linear_act(struct device *d, const struct linear_args *a, const struct act_args *act);
+void cuda_clip(struct device *d, const struct clip_args *a);
+void cuda_qk_norm(struct device *d, const struct qk_norm_args *a);
 void cuda_rope_kv(struct device *d, const struct rope_kv_args *a);
 void cuda_attention(struct device *d, const struct attention_args *a);
 void cuda_act(struct device *d, const struct act_args *a);

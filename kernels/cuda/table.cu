@@ -52,6 +52,8 @@ struct kernels fill()
     k.norm = cuda_norm;
     k.linear = cuda_linear;
     k.linear_act = cuda_linear_act;
+    k.clip = cuda_clip;
+    k.qk_norm = cuda_qk_norm;
     k.rope_kv = cuda_rope_kv;
     k.attention = cuda_attention;
     k.act = cuda_act;

@@ -87,11 +87,65 @@ void rope_matches(void **)
     }
 }
 
+// Norms over heads one by one and over all of them, with their sums of squares between.
+void qk_norm_matches(void **)
+{
+    struct random r = {82};
+    for (unsigned round = 0; round < 24; round++) {
+        emu_seed(round);
+        sides s(types[round % 3]);
+        uint32_t rows = random_below(&r, 4), dim = round % 2 ? 20 : 64;
+        uint32_t heads = 1 + random_below(&r, 5), kv = 1 + random_below(&r, 3);
+        bool all = round % 4 > 1, shared = !all && round % 8 < 4;
+        uint32_t q_dim = shared ? dim : heads * dim, k_dim = shared ? dim : kv * dim;
+        both_weights q(s, draw(&r, q_dim, 1, s.type), 1, q_dim, types[round / 3 % 3]);
+        both_weights k(s, draw(&r, k_dim, 1, s.type), 1, k_dim, s.type);
+        both_weights q_bias(s, draw(&r, q_dim, 1, s.type), 1, q_dim, s.type);
+        floats cpu = draw(&r, rows * (heads + 2 * kv) * dim, 2, s.type), cpu_squares(2 * rows);
+        on_device emu(s, cpu, s.type), squares(s, cpu_squares, DTYPE_F32);
+        struct qk_norm_args a = {};
+        a.n_rows = rows;
+        a.n_heads = heads;
+        a.n_kv_heads = kv;
+        a.head_dim = dim;
+        a.eps = 1e-5f;
+        a.q_mean = 1.0f / static_cast<float>(heads * dim);
+        a.k_mean = 1.0f / static_cast<float>(kv * dim);
+        struct qk_norm_args b = a;
+        a.qkv = cpu.data();
+        b.qkv = emu.p;
+        a.squares = all ? cpu_squares.data() : nullptr;
+        b.squares = all ? static_cast<float *>(squares.p) : nullptr;
+        if (all) {
+            a.sum_only = b.sum_only = true;
+            s.cpu->qk_norm(s.cpu_device, &a);
+            s.emu->qk_norm(s.emu_device, &b);
+            assert_close("squares", cpu_squares, squares.read(DTYPE_F32), DTYPE_F32);
+            a.sum_only = b.sum_only = false;
+        }
+        a.q_norm = q.cpu;
+        a.k_norm = k.cpu;
+        b.q_norm = q.emu;
+        b.k_norm = k.emu;
+        a.q_bias = !all && round % 3 == 0 ? q_bias.cpu : nullptr;
+        b.q_bias = !all && round % 3 == 0 ? q_bias.emu : nullptr;
+        s.cpu->qk_norm(s.cpu_device, &a);
+        s.emu->qk_norm(s.emu_device, &b);
+        assert_close("norm of q and k", cpu, emu.read(s.type), s.type, 2);
+        struct clip_args c = {rows, (heads + 2 * kv) * dim, 0.75f, cpu.data()};
+        struct clip_args e = {rows, c.dim, c.limit, emu.p};
+        s.cpu->clip(s.cpu_device, &c);
+        s.emu->clip(s.emu_device, &e);
+        assert_close("clip", cpu, emu.read(s.type), s.type, 2);
+    }
+}
+
 } // namespace
 
 int main()
 {
     const struct CMUnitTest tests[] = {
+        cmocka_unit_test(qk_norm_matches),
         cmocka_unit_test(rope_matches),
     };
     return cmocka_run_group_tests(tests, nullptr, nullptr);

@@ -3,11 +3,23 @@
 
 #include <algorithm>
 #include <cmath>
+#include <cstdlib>
 #include <cstring>
 
+static const struct kernels *table()
+{
+    const char *name = std::getenv("PHALANX_TEST_DEVICE");
+    const struct kernels *found = nullptr;
+    struct error err = {};
+    if (name == nullptr)
+        return phalanx_plugin()->kernels;
+    if (kernels_find(name, &found, &err) != STATUS_OK)
+        fail_msg("%s", err.text);
+    return found;
+}
+
 sides::sides(enum dtype activation, enum determinism d)
-    : cpu(kernels_cpu()), emu(phalanx_plugin()->kernels), cpu_device(nullptr), emu_device(nullptr),
-      type(activation)
+    : cpu(kernels_cpu()), emu(table()), cpu_device(nullptr), emu_device(nullptr), type(activation)
 {
     struct error err = {};
     struct device_args args = {};

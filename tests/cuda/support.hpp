@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // What the tests of the CUDA back end share: the emulated table beside the CPU's, inputs that both
-// get, batches with random tables, comparisons.
+// get, batches with random tables, comparisons. PHALANX_TEST_DEVICE=cuda PHALANX_PLUGIN_DIR=...
+// runs them on a GPU instead.
 //
 // Inputs are drawn as floats, rounded to the type of the activations, and given to the CPU widened:
 // both see the same numbers, and only the rounding of what the device stores is between them.

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // Golden models of the repository through the whole chain, each on as many ranks as it can be cut
 // into; with --all every one of them, on one rank too; with --zoo those of the shared oracle whose
-// family is served.
+// family is served; with --emu one of them on an emulated device.
 #include "tests/e2e/golden_check.h"
 
 #include <dirent.h>
@@ -86,6 +86,20 @@ static void test_some_models(void **state)
     }
 }
 
+// A served model on the emulated device, its sums over two ranks too.
+static void test_emulated(void **state)
+{
+    (void)state;
+    char dir[512];
+    snprintf(dir, sizeof dir, "%s/tests/golden/models/llama-gqa-sharded", test_source_dir());
+    setenv("PHALANX_DEVICE", "emu", 1);
+    struct golden *g = golden_open(dir);
+    g->n_prompts = 3; // the last one is long
+    golden_check(dir, g, "1");
+    golden_check(dir, g, "2");
+    golden_close(g);
+}
+
 static void test_zoo(void **state)
 {
     (void)state;
@@ -99,6 +113,9 @@ int main(int argc, char **argv)
     const struct CMUnitTest some[] = {cmocka_unit_test(test_some_models)};
     const struct CMUnitTest own[] = {cmocka_unit_test(test_own_models)};
     const struct CMUnitTest zoo[] = {cmocka_unit_test(test_zoo)};
+    const struct CMUnitTest emulated[] = {cmocka_unit_test(test_emulated)};
+    if (argc > 1 && strcmp(argv[1], "--emu") == 0)
+        return cmocka_run_group_tests(emulated, NULL, NULL);
     if (argc > 1 && strcmp(argv[1], "--all") == 0)
         return cmocka_run_group_tests(own, NULL, NULL);
     if (argc > 1 && strcmp(argv[1], "--zoo") == 0)
