@@ -42,18 +42,19 @@ struct sample_source {
         for (unsigned i = threadIdx.x; i < n; i += sample_threads)
             f(id != nullptr ? id[i] : i, x[i]);
     }
-    // A whole row at the speed of memory: f(id, float4), and f(id, {x, -infinity...}) where ids are
-    // left over at either end.
+    // A whole row at the speed of memory where it is aligned: f(id, float4) for ids 0 to 3, 4 to 7
+    // and so on, wherever the row lies, and f(id, {x, -infinity...}) for each id that is left over.
     template <class F> __device__ __forceinline__ void each_four(F f) const
     {
-        unsigned head = min((4 - (unsigned)(reinterpret_cast<uintptr_t>(x) / 4 % 4)) % 4, n);
-        const float4 *v = reinterpret_cast<const float4 *>(x + head);
-        unsigned quads = (n - head) / 4, ends = n - 4 * quads;
+        bool aligned = reinterpret_cast<uintptr_t>(x) % 16 == 0;
+        const float4 *v = reinterpret_cast<const float4 *>(x);
+        unsigned quads = n / 4;
 #pragma unroll 4
         for (unsigned i = threadIdx.x; i < quads; i += sample_threads)
-            f(head + 4 * i, v[i]);
-        if (threadIdx.x < ends) {
-            unsigned i = threadIdx.x < head ? threadIdx.x : threadIdx.x + 4 * quads;
+            f(4 * i,
+                aligned ? v[i] : make_float4(x[4 * i], x[4 * i + 1], x[4 * i + 2], x[4 * i + 3]));
+        if (threadIdx.x < n - 4 * quads) {
+            unsigned i = threadIdx.x + 4 * quads;
             f(i, make_float4(x[i], -INFINITY, -INFINITY, -INFINITY));
         }
     }
