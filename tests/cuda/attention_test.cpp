@@ -93,7 +93,7 @@ void agrees_with_the_cpu(void **state)
 {
     devices *all = static_cast<devices *>(*state);
     struct random r = {7};
-    for (uint32_t round = 0; round < 4 * n_shapes; round++) {
+    for (uint32_t round = 0; round < 2 * n_shapes; round++) {
         attention_scene s = random_scene(&r, round);
         const sides &of = all->get(s.activation);
         attention_device on = {of.emu, of.emu_device}, cpu = {of.cpu, of.cpu_device};
@@ -152,8 +152,10 @@ void bits_do_not_depend_on_the_batch(void **state)
             }
         }
         std::vector<attention_span> alone;
-        for (uint32_t i = 0; i < 24; i++)
-            alone.push_back({0, s.length[0] - 1 - i * 3, s.length[0] - i * 3});
+        // Many of f16: its rounding hides most differences in the last bit of a sum.
+        uint32_t n = s.activation == DTYPE_F16 && s.kv == DTYPE_F16 ? 69 : 23;
+        for (uint32_t i = 0; i < 69; i += 69 / n)
+            alone.push_back({0, s.length[0] - 1 - i, s.length[0] - i});
         std::vector<float> rows = attention_step(s, second, on, alone);
         for (uint32_t i = 0; i < alone.size(); i++)
             expect_same(s, "alone", base[0] + (size_t)(alone[i].from - from) * s.out_dim(),
