@@ -66,6 +66,8 @@ function(phalanx_emulated name)
     endif()
   endforeach()
   phalanx_library(${name} SOURCES ${A_SOURCES} LINK phalanx_emu ${A_LINK})
+  # clang's -Wconversion has it in C++ as well, that of g++ and nvcc has not.
+  target_compile_options(${name} PRIVATE $<$<CXX_COMPILER_ID:Clang>:-Wno-sign-conversion>)
 endfunction()
 
 # phalanx_device_objects(NAME SOURCES ...): compiles .cu files with nvcc for all architectures, with

@@ -102,5 +102,5 @@ void settings_word(const struct settings *s, const char *field, char out[SETTING
             buf_deinit(&word);
             return;
         }
-    check(!"a setting of this name");
+    check_failed("a setting of this name", __FILE__, __LINE__);
 }

@@ -69,7 +69,7 @@ template <class F> inline void phx_dispatch(enum dtype t, F f)
     else if (t == DTYPE_BF16)
         f(phx_bf16());
     else
-        check(!"a type of activations");
+        check_failed("a type of activations", __FILE__, __LINE__);
 }
 
 // All 32 lanes get the sum; added pairwise, so it does not depend on who asks.
