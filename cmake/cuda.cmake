@@ -61,13 +61,13 @@ function(phalanx_emulated name)
   cmake_parse_arguments(A "" "" "SOURCES;LINK" ${ARGN})
   foreach(source IN LISTS A_SOURCES)
     if(source MATCHES "\\.cu$")
+      # -O1 takes half the time to compile; they wait, not compute. clang's -Wconversion means signs
+      # too in C++, that of g++ and nvcc does not.
       set_source_files_properties(${source} PROPERTIES LANGUAGE CXX COMPILE_OPTIONS
-        "-x;c++;-Wno-unknown-pragmas;-O1") # half the time to compile; they wait, not compute
+        "-x;c++;-Wno-unknown-pragmas;$<$<CXX_COMPILER_ID:Clang>:-Wno-sign-conversion>;-O1")
     endif()
   endforeach()
   phalanx_library(${name} SOURCES ${A_SOURCES} LINK phalanx_emu ${A_LINK})
-  # clang's -Wconversion has it in C++ as well, that of g++ and nvcc has not.
-  target_compile_options(${name} PRIVATE $<$<CXX_COMPILER_ID:Clang>:-Wno-sign-conversion>)
 endfunction()
 
 # phalanx_device_objects(NAME SOURCES ...): compiles .cu files with nvcc for all architectures, with
