@@ -42,6 +42,16 @@ static bool mutable_section(const char *section)
 
 enum { FLAGS_AT = 17, SECTION_AT = 25 };
 
+// Statics of functions are name.1 with gcc and function.name with clang.
+static void plain_name(char *name)
+{
+    char *dot = strchr(name, '.');
+    if (dot && dot[1] >= '0' && dot[1] <= '9')
+        *dot = '\0';
+    else if (dot && dot > name)
+        memmove(name, dot + 1, strlen(dot));
+}
+
 // Cuts one line of the table into words in place.
 static struct symbol read_symbol(char *line, char *tab)
 {
@@ -52,7 +62,7 @@ static struct symbol read_symbol(char *line, char *tab)
     if (!s.name)
         return s;
     *s.name++ = '\0';
-    s.name[strcspn(s.name, ".")] = '\0'; // statics of functions are numbered: name.1
+    plain_name(s.name);
     if (strcmp(section, "*UND*") == 0)
         s.kind = SYMBOL_WANTED;
     else if (memchr(flags, 'O', 7) && mutable_section(section))
