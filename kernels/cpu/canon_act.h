@@ -8,6 +8,7 @@
 #define PHALANX_KERNELS_CPU_CANON_ACT_H
 
 #include "kernels/cpu/canon.h"
+#include "kernels/kernels.h"
 
 // ---- constants, shared with v16.h --------------------------------------------------------------
 
@@ -105,6 +106,26 @@ CANON_INLINE float canon_gelu_tanh(float x)
 CANON_INLINE float canon_relu(float x)
 {
     return x < 0.0f ? 0.0f : x;
+}
+
+// The activation `kind`; x for a kind that there is not.
+CANON_INLINE float canon_act(enum act_kind kind, float x)
+{
+    switch (kind) {
+    case ACT_SILU:
+        return canon_silu(x);
+    case ACT_GELU_ERF:
+        return canon_gelu_erf(x);
+    case ACT_GELU_TANH:
+        return canon_gelu_tanh(x);
+    case ACT_RELU:
+        return canon_relu(x);
+    case ACT_RELU2:
+        return canon_relu(x) * canon_relu(x);
+    case ACT_COUNT:
+        break;
+    }
+    return x;
 }
 
 // Sine and cosine of a float, computed in double and rounded once: within 0.51 units in the last

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-#include "kernels/cuda/act.cuh"
+#include "kernels/cpu/canon_act.h"
 #include "kernels/cuda/device.cuh"
 #include "kernels/cuda/pack.cuh"
 
@@ -23,7 +23,7 @@ __global__ void __launch_bounds__(ACT_THREADS)
         phx_load<T, V>(from + dim, up);
 #pragma unroll
     for (int i = 0; i < V; i++) {
-        v[i] = phx_act(kind, v[i]);
+        v[i] = canon_act(kind, v[i]);
         if (gated)
             v[i] = v[i] * up[i];
     }

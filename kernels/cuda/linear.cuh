@@ -19,7 +19,7 @@
 #ifndef PHALANX_KERNELS_CUDA_LINEAR_CUH
 #define PHALANX_KERNELS_CUDA_LINEAR_CUH
 
-#include "kernels/cuda/act.cuh"
+#include "kernels/cpu/canon_act.h"
 #include "kernels/cuda/linear_plan.h"
 #include "kernels/cuda/ptx.cuh"
 
@@ -91,7 +91,7 @@ __device__ __forceinline__ void linear_store(
 {
     float v = linear_biased(a, n, sum);
     if (a.has_act)
-        v = phx_act(a.act, linear_rounded(v, a.act_type));
+        v = canon_act(a.act, linear_rounded(v, a.act_type));
     linear_put(a, m, n, v);
 }
 
@@ -101,7 +101,7 @@ __device__ __forceinline__ void linear_store_gated(
 {
     float g = linear_rounded(linear_biased(a, n, gate), a.act_type);
     float u = linear_rounded(linear_biased(a, a.n / 2 + n, up), a.act_type);
-    linear_put(a, m, n, phx_act(a.act, g) * u);
+    linear_put(a, m, n, canon_act(a.act, g) * u);
 }
 
 __device__ __forceinline__ float *linear_partial(
