@@ -265,6 +265,19 @@ cudaError_t attention_prefill_start(const attention_plan &p, const attention_cal
 cudaError_t attention_plain_start(
     const attention_plan &p, const attention_call &c, enum dtype t, enum dtype kv);
 
+// Starts a form's kernel with `bytes` of dynamic shared memory.
+inline cudaError_t attention_launch(void (*kernel)(attention_call), size_t bytes,
+    const attention_plan &p, const attention_call &c)
+{
+    cudaError_t e =
+        cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, (int)bytes);
+    if (e != cudaSuccess)
+        return e;
+    phx_launch_config l = {dim3(p.tiles, c.n_kv_heads, p.splits), dim3(attention_threads), bytes,
+        p.stream, false, false};
+    return phx_launch(l, kernel, c);
+}
+
 constexpr unsigned attention_decode_pairs = 16, attention_plain_pairs = 16;
 unsigned attention_prefill_pairs(unsigned head_dim);
 

@@ -261,14 +261,7 @@ __global__ void __launch_bounds__(attention_threads) decode_kernel(const attenti
 
 template <class T, unsigned D> cudaError_t start(const attention_plan &p, const attention_call &c)
 {
-    constexpr size_t bytes = decode_memory<D>::bytes;
-    cudaError_t e = cudaFuncSetAttribute(
-        decode_kernel<T, D>, cudaFuncAttributeMaxDynamicSharedMemorySize, (int)bytes);
-    if (e != cudaSuccess)
-        return e;
-    phx_launch_config l = {dim3(p.tiles, c.n_kv_heads, p.splits), dim3(attention_threads), bytes,
-        p.stream, false, false};
-    return phx_launch(l, decode_kernel<T, D>, c);
+    return attention_launch(decode_kernel<T, D>, decode_memory<D>::bytes, p, c);
 }
 
 template <class T> cudaError_t start_dim(const attention_plan &p, const attention_call &c)

@@ -258,14 +258,7 @@ __global__ void __launch_bounds__(threads) plain_kernel(const attention_call c)
 
 template <class T, class KV> cudaError_t start(const attention_plan &p, const attention_call &c)
 {
-    size_t bytes = plain_layout(c.head_dim).bytes();
-    cudaError_t e = cudaFuncSetAttribute(
-        plain_kernel<T, KV>, cudaFuncAttributeMaxDynamicSharedMemorySize, (int)bytes);
-    if (e != cudaSuccess)
-        return e;
-    phx_launch_config l = {
-        dim3(p.tiles, c.n_kv_heads, p.splits), dim3(threads), bytes, p.stream, false, false};
-    return phx_launch(l, plain_kernel<T, KV>, c);
+    return attention_launch(plain_kernel<T, KV>, plain_layout(c.head_dim).bytes(), p, c);
 }
 
 template <class T>
