@@ -38,6 +38,16 @@ struct shard_range shard_ffn(const struct model_config *m, const struct shard *s
     return shard_split(m->ffn_dim, 1, s->tp_size, s->tp_rank);
 }
 
+struct shard_range shard_experts(const struct model_config *m, uint32_t tp_size, uint32_t tp_rank)
+{
+    return shard_split(m->n_experts, 1, tp_size, tp_rank);
+}
+
+bool shard_places_experts(const struct model_config *m, const struct shard *s)
+{
+    return s->expert_end - s->expert_begin < m->n_experts;
+}
+
 enum status shard_place_experts(const struct model_config *m, struct shard *s, struct error *err)
 {
     if (m->n_experts == 0)
@@ -47,7 +57,7 @@ enum status shard_place_experts(const struct model_config *m, struct shard *s, s
         return status_fail(err, STATUS_INVALID,
             "%u experts cannot be placed on %u ranks; expected at most as many ranks as experts",
             m->n_experts, s->tp_size);
-    struct shard_range mine = shard_split(m->n_experts, 1, s->tp_size, s->tp_rank);
+    struct shard_range mine = shard_experts(m, s->tp_size, s->tp_rank);
     s->expert_begin = mine.begin;
     s->expert_end = mine.begin + mine.count;
     return STATUS_OK;
@@ -55,7 +65,7 @@ enum status shard_place_experts(const struct model_config *m, struct shard *s, s
 
 struct shard_range shard_expert_ffn(const struct model_config *m, const struct shard *s)
 {
-    if (s->expert_end - s->expert_begin < m->n_experts)
+    if (shard_places_experts(m, s))
         return (struct shard_range){0, m->expert_ffn_dim};
     return shard_split(m->expert_ffn_dim, 1, s->tp_size, s->tp_rank);
 }

@@ -33,6 +33,10 @@ struct shard_range shard_expert_ffn(const struct model_config *m, const struct s
 struct shard_range shard_shared_ffn(const struct model_config *m, const struct shard *s);
 struct shard_range shard_vocab(const struct model_config *m, const struct shard *s);
 
+// Whole experts of a rank where they are placed, and whether this shard has such.
+struct shard_range shard_experts(const struct model_config *m, uint32_t tp_size, uint32_t tp_rank);
+bool shard_places_experts(const struct model_config *m, const struct shard *s);
+
 // Gives the rank whole experts of a mixture instead of slices of all; a sentence where the model is
 // none, or has fewer experts than there are ranks.
 enum status shard_place_experts(const struct model_config *m, struct shard *s, struct error *err);

@@ -77,7 +77,7 @@ static struct rows rows_of(const struct experts *e, uint32_t rank, uint32_t n_ro
 // Whether the rank has made something of the row.
 static bool has_part(const struct experts *e, uint32_t rank, const uint32_t *chosen, size_t row)
 {
-    struct shard_range mine = shard_split(e->m->n_experts, 1, e->n_ranks, rank);
+    struct shard_range mine = shard_experts(e->m, e->n_ranks, rank);
     uint32_t n = e->m->n_experts_per_token;
     for (uint32_t i = 0; i < n; i++)
         if (chosen[row * n + i] - mine.begin < mine.count)
@@ -99,11 +99,9 @@ static size_t row_bytes(const struct experts *e)
     return e->m->hidden_dim * sizeof(float);
 }
 
-// Packs the parts that this rank has of each peer's rows. Returns the peers with which anything is
-// exchanged, in either direction.
-static uint64_t pack(struct experts *e, const uint32_t *chosen, uint32_t n_rows, const float *x)
+// Packs the parts that this rank has of each peer's rows, and says how many come from each.
+static void pack(struct experts *e, const uint32_t *chosen, uint32_t n_rows, const float *x)
 {
-    uint64_t peers = 0;
     size_t dim = e->m->hidden_dim, packed = 0;
     struct rows mine = rows_of(e, e->me, n_rows);
     for (uint32_t q = 0; q < e->n_ranks; q++) {
@@ -115,15 +113,17 @@ static uint64_t pack(struct experts *e, const uint32_t *chosen, uint32_t n_rows,
         e->send[q] = e->packed + dim * first;
         e->send_bytes[q] = (packed - first) * row_bytes(e);
         e->receive_bytes[q] = q == e->me ? 0 : count_parts(e, q, chosen, mine) * row_bytes(e);
-        if (e->send_bytes[q] + e->receive_bytes[q] > 0)
-            peers |= (uint64_t)1 << q;
     }
-    return peers;
 }
 
-// Called by all ranks, also by those that meet nobody: operations of a group are counted.
-static enum status exchange(struct experts *e, uint64_t peers, uint8_t *receive)
+// With those peers with which anything is exchanged, in either direction. Called by all ranks, also
+// by those that meet nobody: operations of a group are counted.
+static enum status exchange(struct experts *e, uint8_t *receive)
 {
+    uint64_t peers = 0;
+    for (uint32_t q = 0; q < e->n_ranks; q++)
+        if (e->send_bytes[q] + e->receive_bytes[q] > 0)
+            peers |= (uint64_t)1 << q;
     return coll_exchange(e->g, &(struct coll_exchange_args){.counts = COLL_COUNTS_FIXED,
                                    .peers = peers,
                                    .send = e->send,
@@ -158,7 +158,6 @@ static void add_parts(struct experts *e, const uint32_t *chosen, uint32_t n_rows
 // Every rank gives the sums of its rows to all.
 static enum status share(struct experts *e, uint32_t n_rows, float *x)
 {
-    uint64_t peers = 0;
     struct rows mine = rows_of(e, e->me, n_rows);
     size_t dim = e->m->hidden_dim;
     for (uint32_t q = 0; q < e->n_ranks; q++) {
@@ -166,10 +165,8 @@ static enum status share(struct experts *e, uint32_t n_rows, float *x)
         e->send[q] = x + dim * mine.begin;
         e->send_bytes[q] = q == e->me ? 0 : (mine.end - mine.begin) * row_bytes(e);
         e->receive_bytes[q] = q == e->me ? 0 : (r.end - r.begin) * row_bytes(e);
-        if (e->send_bytes[q] + e->receive_bytes[q] > 0)
-            peers |= (uint64_t)1 << q;
     }
-    TRY(exchange(e, peers, e->sums));
+    TRY(exchange(e, e->sums));
     for (uint32_t q = 0; q < e->n_ranks; q++)
         if (e->receive_bytes[q] > 0)
             memcpy(x + dim * rows_of(e, q, n_rows).begin, e->sums + q * e->slot_bytes,
@@ -180,7 +177,8 @@ static enum status share(struct experts *e, uint32_t n_rows, float *x)
 enum status experts_combine(struct experts *e, const uint32_t *chosen, uint32_t n_rows, float *x)
 {
     check(n_rows <= e->rows_max);
-    TRY(exchange(e, pack(e, chosen, n_rows, x), e->parts));
+    pack(e, chosen, n_rows, x);
+    TRY(exchange(e, e->parts));
     add_parts(e, chosen, n_rows, x);
     return share(e, n_rows, x);
 }

@@ -92,15 +92,10 @@ static uint32_t stream_dim(const struct model_config *m)
     return m->embed_dim > m->hidden_dim ? m->embed_dim : m->hidden_dim;
 }
 
-static bool places_experts(const struct model_config *m, const struct shard *s)
-{
-    return s->expert_end - s->expert_begin < m->n_experts;
-}
-
 uint64_t forward_heap_bytes(
     const struct model_config *m, const struct shard *s, enum dtype activation, uint32_t rows_max)
 {
-    uint64_t experts = places_experts(m, s) ? experts_heap_bytes(m, s->tp_size, rows_max) : 0;
+    uint64_t experts = shard_places_experts(m, s) ? experts_heap_bytes(m, s->tp_size, rows_max) : 0;
     uint64_t each = (uint64_t)rows_max * stream_dim(m) * dtype_bytes(activation);
     uint64_t squares = m->qk_norm == QK_NORM_FULL ? 2 * sizeof(float) * (uint64_t)rows_max : 0;
     return 2 * ((each + 127) & ~(uint64_t)127) + ((squares + 127) & ~(uint64_t)127) + experts;
@@ -212,7 +207,7 @@ static bool take_all(struct forward *f)
         f->mlp_in = buffer_take(f, rows * w.mlp_in);
     bool device = f->a.kernels->device_memory, experts = f->a.model->n_experts;
     if (experts) {
-        if (f->a.group && places_experts(f->a.model, f->a.shard) &&
+        if (f->a.group && shard_places_experts(f->a.model, f->a.shard) &&
             experts_open(f->a.model, f->a.group, f->a.rows_max, &f->experts) != STATUS_OK)
             return false;
         f->part = buffer_take(f, rows * w.stream);
@@ -733,50 +728,42 @@ static enum status mlp_block(struct forward *f, uint32_t layer, struct error *er
     return block_output(f, &o, err);
 }
 
-// An embedding of another width is projected, and positions are added behind that.
-static enum status embed_and_project(struct forward *f, struct error *err)
+// An embedding of another width, in x, into the stream; positions are added behind that.
+static void project_embedding(struct forward *f)
 {
     const struct model_config *m = f->a.model;
     const struct weights *w = f->a.weights;
-    struct embed_args args = {.batch = f->batch,
-        .table = w->embed,
-        .vocab_begin = f->vocab.begin,
-        .scale = m->embedding_scale,
-        .out = f->x};
-    f->a.kernels->embed(f->a.device, &args);
-    TRY(sum_over_ranks(f, f->x, m->embed_dim, f->a.activation, err));
     struct linear_args project = {.n_rows = f->n_rows,
         .x = f->x,
         .x_stride = m->embed_dim,
         .w = w->project_in,
         .out = f->residual,
         .out_stride = m->hidden_dim};
-    f->a.kernels->linear(f->a.device, &project);
-    if (!w->positions)
-        return STATUS_OK;
-    args = (struct embed_args){.batch = f->batch,
+    struct embed_args add = {.batch = f->batch,
         .positions = w->positions,
         .position_offset = m->learned_position_offset,
         .out = f->residual};
-    f->a.kernels->embed(f->a.device, &args);
-    return STATUS_OK;
+    f->a.kernels->linear(f->a.device, &project);
+    if (w->positions)
+        f->a.kernels->embed(f->a.device, &add);
 }
 
 static enum status embed(struct forward *f, struct error *err)
 {
     const struct model_config *m = f->a.model;
     const struct weights *w = f->a.weights;
+    bool projects = w->project_in;
     struct embed_args args = {.batch = f->batch,
         .table = w->embed,
         .vocab_begin = f->vocab.begin,
         .scale = m->embedding_scale,
-        .positions = w->positions,
+        .positions = projects ? NULL : w->positions,
         .position_offset = m->learned_position_offset,
-        .out = f->residual};
-    if (w->project_in)
-        return embed_and_project(f, err);
+        .out = projects ? f->x : f->residual};
     f->a.kernels->embed(f->a.device, &args);
-    TRY(sum_over_ranks(f, f->residual, m->hidden_dim, f->a.activation, err));
+    TRY(sum_over_ranks(f, args.out, m->embed_dim, f->a.activation, err));
+    if (projects)
+        project_embedding(f);
     if (w->embed_norm)
         norm_into(f, w->embed_norm, w->embed_norm_bias, f->residual, f->residual);
     return STATUS_OK;
