@@ -25,7 +25,7 @@ static struct {
     char dir[40];
 } running[CLUSTERS_MAX];
 
-static void sleep_ms(int ms)
+void cluster_sleep_ms(int ms)
 {
     struct timespec t = {ms / 1000, (long)(ms % 1000) * 1000000};
     nanosleep(&t, NULL);
@@ -302,7 +302,7 @@ static void end_running(void)
             // The second SIGTERM ends without waiting for requests.
             if (k % 40 == 0)
                 kill(pid, SIGTERM);
-            sleep_ms(50);
+            cluster_sleep_ms(50);
         }
         nftw(running[i].dir, remove_one, 16, FTW_DEPTH | FTW_PHYS);
     }
@@ -384,7 +384,7 @@ static bool wait_text(const struct cluster *c, int fd, const char *text, int sec
             return true;
         if (ended)
             return false;
-        sleep_ms(5);
+        cluster_sleep_ms(5);
     }
     return false;
 }
@@ -422,7 +422,7 @@ void cluster_wait_state(const struct cluster *c, const char *state, int seconds)
 {
     char line[64];
     snprintf(line, sizeof line, "\"state\":\"%s\"", state);
-    for (int64_t end = now_ms() + seconds * 1000LL; now_ms() < end; sleep_ms(50)) {
+    for (int64_t end = now_ms() + seconds * 1000LL; now_ms() < end; cluster_sleep_ms(50)) {
         struct command m;
         cluster_run(c, &m,
             (const char *const[]){"models", "--output", "jsonl", "--timeout-ms", "500", NULL});
@@ -448,7 +448,7 @@ static void check_no_process(const struct cluster *c, const pid_t *was, int n_wa
     for (int i = 0; i < n_was; i++) {
         int left = LEFT_SECONDS * 100;
         while (waitpid(was[i], NULL, WNOHANG) <= 0 && kill(was[i], 0) == 0 && left-- > 0)
-            sleep_ms(10);
+            cluster_sleep_ms(10);
         if (left <= 0)
             fail_msg("process %d of %s is left behind", (int)was[i], c->dir);
     }

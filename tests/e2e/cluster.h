@@ -119,4 +119,6 @@ bool cluster_answer_same(const struct answer *a, const struct answer *b);
 // "1,2,3" from ids; static storage, one of sixteen.
 const char *cluster_answer_ids(const uint32_t *ids, size_t n);
 
+void cluster_sleep_ms(int ms);
+
 #endif

@@ -2,69 +2,22 @@
 // A rank dies while requests run: the supervisor starts the group again, the coordinator computes
 // anew what was lost, and clients see nothing of it, not in one bit. Where the ranks cannot be
 // started again, serve says so and ends, and the clients are told.
-#include "tests/e2e/crowd.h"
+#include "tests/e2e/load.h"
 
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
-#include <time.h>
 #include <unistd.h>
 
 #define WORDS(...) ((const char *const[]){__VA_ARGS__, NULL})
 
-enum { REQUESTS = 24, OUTPUT = 400, PROMPT = 40 };
+enum { REQUESTS = 24 };
 
 static char model_dir[512];
-static uint32_t prompt[REQUESTS][PROMPT];
-static struct answer expected[REQUESTS], got[REQUESTS];
-
-static void send_all(struct crowd *w, struct answer *out)
-{
-    for (uint32_t k = 0; k < REQUESTS; k++) {
-        Phalanx__Submit s = crowd_request(prompt[k], 1 + k, OUTPUT);
-        s.temperature = (float)(k % 2);
-        s.has_seed = 1;
-        s.seed = k;
-        crowd_send(w, &s, &out[k]);
-    }
-}
-
-static void expect_same(void)
-{
-    for (int k = 0; k < REQUESTS; k++)
-        if (!cluster_answer_same(&expected[k], &got[k]))
-            fail_msg("request %d differs from itself in peace", k);
-}
-
-static void sleep_ms(int ms)
-{
-    struct timespec t = {0, (long)ms * 1000000};
-    nanosleep(&t, NULL);
-}
-
-// Lets every request come some tokens further, so that all are hit half-way.
-static void wait_under_way(struct crowd *w)
-{
-    for (int tries = 0; tries < 20000; tries++) {
-        int begun = 0;
-        assert_int_equal(crowd_poll(w), REQUESTS);
-        for (int k = 0; k < REQUESTS; k++)
-            begun += got[k].n >= 5;
-        if (begun == REQUESTS)
-            return;
-        sleep_ms(1);
-    }
-    fail_msg("the requests do not begin");
-}
-
-static void kill_rank(const struct cluster *c, int which)
-{
-    pid_t workers[CLUSTER_PIDS_MAX];
-    assert_int_equal(cluster_pids(c, "phalanx-worker", workers), 2);
-    assert_int_equal(kill(workers[which], SIGKILL), 0);
-}
+static struct load load;
+static struct answer got[REQUESTS];
 
 static void test_rank_dies(void **state)
 {
@@ -73,17 +26,17 @@ static void test_rank_dies(void **state)
     struct crowd w;
     cluster_start(&c, model_dir, WORDS("--tensor-parallel-degree", "2"));
     crowd_open(&w, &c);
-    send_all(&w, expected);
+    load_send(&load, &w, load.expected);
     crowd_wait(&w, 0);
     assert_int_equal(cluster_stat(&c, "group_deaths"), 0);
     for (int which = 0; which < 2; which++) {
         crowd_close(&w);
         crowd_open(&w, &c);
-        send_all(&w, got);
-        wait_under_way(&w);
-        kill_rank(&c, which);
+        load_send(&load, &w, got);
+        load_wait_under_way(&load, &w, got);
+        load_signal_rank(&c, (uint32_t)which, SIGKILL);
         crowd_wait(&w, 0);
-        expect_same();
+        load_expect_same(&load, got);
         assert_int_equal(cluster_stat(&c, "group_deaths"), which + 1);
     }
     crowd_close(&w);
@@ -105,10 +58,10 @@ static void test_launcher_dies(void **state)
     assert_int_equal(n, 1);
     kill(pids[0], SIGKILL);
     crowd_open(&w, &c);
-    send_all(&w, got);
+    load_send(&load, &w, got);
     crowd_wait(&w, 0);
     crowd_close(&w);
-    expect_same();
+    load_expect_same(&load, got);
     cluster_stop(&c);
 }
 
@@ -121,15 +74,15 @@ static void test_rank_stops(void **state)
     pid_t workers[CLUSTER_PIDS_MAX];
     cluster_start(&c, model_dir, WORDS("--tensor-parallel-degree", "2"));
     crowd_open(&w, &c);
-    send_all(&w, got);
-    wait_under_way(&w);
+    load_send(&load, &w, got);
+    load_wait_under_way(&load, &w, got);
     assert_int_equal(cluster_pids(&c, "phalanx-worker", workers), 2);
     kill(workers[1], SIGSTOP);
-    sleep_ms(900);
+    cluster_sleep_ms(900);
     kill(workers[1], SIGCONT);
     crowd_wait(&w, 0);
     crowd_close(&w);
-    expect_same();
+    load_expect_same(&load, got);
     assert_int_equal(cluster_stat(&c, "group_deaths"), 0);
     cluster_stop(&c);
 }
@@ -154,8 +107,8 @@ static void test_cannot_restart(void **state)
         WORDS("generate", "--tokens", "1,5", "--max-tokens", "500", "--n", "64", "--ignore-eos",
             "--output", "jsonl"));
     for (int i = 0; i < 500 && cluster_stat(&c, "running") == 0; i++)
-        sleep_ms(2);
-    kill_rank(&c, 0);
+        cluster_sleep_ms(2);
+    load_signal_rank(&c, 0, SIGKILL);
     assert_int_equal(cluster_wait(&c), 1);
     assert_non_null(strstr(c.serve.err, "safetensors"));
     command_wait(&g);
@@ -173,10 +126,7 @@ static int start(void **state)
     (void)state;
     snprintf(
         model_dir, sizeof model_dir, "%s/tests/golden/models/llama-gqa-sharded", test_source_dir());
-    srand(3);
-    for (int k = 0; k < REQUESTS; k++)
-        for (int i = 0; i < PROMPT; i++)
-            prompt[k][i] = 3 + (uint32_t)rand() % 500;
+    load_make(&load, REQUESTS, 3);
     return 0;
 }
 

@@ -10,17 +10,10 @@
 
 #include <stdlib.h>
 #include <string.h>
-#include <time.h>
 #include <unistd.h>
 #include <zmq.h>
 
 enum { WAIT_MS = 20000, LATE_MS = 400 };
-
-static void sleep_ms(int ms)
-{
-    struct timespec t = {0, (long)ms * 1000000};
-    nanosleep(&t, NULL);
-}
 
 static void spawn(struct command *m, const char *n, const char *endpoint)
 {
@@ -42,7 +35,7 @@ static void await_sentence(const struct command *m)
         free(out);
         if (said)
             return;
-        sleep_ms(5);
+        cluster_sleep_ms(5);
     }
     fail_msg("the ranks say nothing");
 }
@@ -81,7 +74,7 @@ static void check_group(const char *n)
     snprintf(endpoint, sizeof endpoint, "ipc:///tmp/phalanx-order-%d.ipc", (int)getpid());
     spawn(&m, n, endpoint);
     await_sentence(&m);
-    sleep_ms(LATE_MS);
+    cluster_sleep_ms(LATE_MS);
     assert_int_equal(zmq_bind(router, endpoint), 0);
     expect_failed(router);
     command_wait(&m);

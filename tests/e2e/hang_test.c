@@ -2,68 +2,22 @@
 // A rank that hangs is not dead, so nobody is told: the coordinator finds it out, the supervisor
 // ends the group and starts it again, and clients see nothing of it, not in one bit. A server that
 // is told to stop meanwhile finishes what it has accepted, or says that it does not.
-#include "tests/e2e/crowd.h"
+#include "tests/e2e/load.h"
 
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
-#include <time.h>
 #include <unistd.h>
 
 #define WORDS(...) ((const char *const[]){__VA_ARGS__, NULL})
 
-enum { REQUESTS = 8, OUTPUT = 400, PROMPT = 40, CLUSTERS = 2 };
+enum { REQUESTS = 8, CLUSTERS = 2 };
 
 static char model_dir[512];
-static uint32_t prompt[REQUESTS][PROMPT];
-static struct answer expected[REQUESTS], got[CLUSTERS][REQUESTS];
-
-static void sleep_ms(int ms)
-{
-    struct timespec t = {ms / 1000, (long)(ms % 1000) * 1000000};
-    nanosleep(&t, NULL);
-}
-
-static void send_all(struct crowd *w, struct answer *out)
-{
-    for (uint32_t k = 0; k < REQUESTS; k++) {
-        Phalanx__Submit s = crowd_request(prompt[k], 1 + k, OUTPUT);
-        s.temperature = (float)(k % 2);
-        s.has_seed = 1;
-        s.seed = k;
-        crowd_send(w, &s, &out[k]);
-    }
-}
-
-static void wait_under_way(struct crowd *w, const struct answer *a)
-{
-    for (int tries = 0; tries < 20000; tries++) {
-        int begun = 0;
-        assert_int_equal(crowd_poll(w), REQUESTS);
-        for (int k = 0; k < REQUESTS; k++)
-            begun += a[k].n >= 5;
-        if (begun == REQUESTS)
-            return;
-        sleep_ms(1);
-    }
-    fail_msg("the requests do not begin");
-}
-
-static void expect_same(const struct answer *a)
-{
-    for (int k = 0; k < REQUESTS; k++)
-        if (!cluster_answer_same(&expected[k], &a[k]))
-            fail_msg("request %d differs from itself in peace", k);
-}
-
-static void signal_rank(const struct cluster *c, uint32_t rank, int number)
-{
-    pid_t workers[CLUSTER_PIDS_MAX];
-    assert_int_equal(cluster_pids(c, "phalanx-worker", workers), 2);
-    assert_int_equal(kill(workers[rank], number), 0);
-}
+static struct load load;
+static struct answer got[CLUSTERS][REQUESTS];
 
 // Two servers at once: in one rank 0 is stopped, in the other rank 1.
 static void test_rank_hangs(void **state)
@@ -75,13 +29,13 @@ static void test_rank_hangs(void **state)
         cluster_start(&c[i], model_dir, WORDS("--tensor-parallel-degree", "2"));
     for (uint32_t i = 0; i < CLUSTERS; i++) {
         crowd_open(&w[i], &c[i]);
-        send_all(&w[i], expected);
+        load_send(&load, &w[i], load.expected);
         crowd_wait(&w[i], 0);
         crowd_close(&w[i]);
         crowd_open(&w[i], &c[i]);
-        send_all(&w[i], got[i]);
-        wait_under_way(&w[i], got[i]);
-        signal_rank(&c[i], i, SIGSTOP);
+        load_send(&load, &w[i], got[i]);
+        load_wait_under_way(&load, &w[i], got[i]);
+        load_signal_rank(&c[i], i, SIGSTOP);
     }
     for (uint32_t i = 0; i < CLUSTERS; i++) {
         char sentence[64];
@@ -89,7 +43,7 @@ static void test_rank_hangs(void **state)
         cluster_wait_log(&c[i], sentence, 30); // the collectives' own deadline is a minute
         crowd_wait(&w[i], 0);
         crowd_close(&w[i]);
-        expect_same(got[i]);
+        load_expect_same(&load, got[i]);
         assert_int_equal(cluster_stat(&c[i], "group_deaths"), 1);
         cluster_stop(&c[i]);
     }
@@ -105,13 +59,13 @@ static void test_stop_while_down(void **state)
     struct crowd w;
     cluster_start(&c, model_dir, WORDS("--tensor-parallel-degree", "2"));
     crowd_open(&w, &c);
-    send_all(&w, got[0]);
-    wait_under_way(&w, got[0]);
-    signal_rank(&c, 1, SIGKILL);
+    load_send(&load, &w, got[0]);
+    load_wait_under_way(&load, &w, got[0]);
+    load_signal_rank(&c, 1, SIGKILL);
     assert_int_equal(kill(c.serve.pid, SIGTERM), 0);
     crowd_wait(&w, 0);
     crowd_close(&w);
-    expect_same(got[0]);
+    load_expect_same(&load, got[0]);
     assert_int_equal(cluster_wait(&c), 0);
     command_free(&c.serve);
 }
@@ -152,8 +106,8 @@ static void test_stop_gives_up(void **state)
         WORDS("generate", "--tokens", "1,5", "--max-tokens", "500", "--n", "64", "--ignore-eos",
             "--output", "jsonl"));
     for (int i = 0; i < 1000 && cluster_stat(&c, "running") == 0; i++)
-        sleep_ms(2);
-    signal_rank(&c, 0, SIGKILL);
+        cluster_sleep_ms(2);
+    load_signal_rank(&c, 0, SIGKILL);
     assert_int_equal(kill(c.serve.pid, SIGTERM), 0);
     assert_int_equal(cluster_wait(&c), 1);
     assert_non_null(strstr(c.serve.err, "stopped before all requests were done"));
@@ -172,10 +126,7 @@ static int start(void **state)
     (void)state;
     snprintf(
         model_dir, sizeof model_dir, "%s/tests/golden/models/llama-gqa-sharded", test_source_dir());
-    srand(5);
-    for (int k = 0; k < REQUESTS; k++)
-        for (int i = 0; i < PROMPT; i++)
-            prompt[k][i] = 3 + (uint32_t)rand() % 500;
+    load_make(&load, REQUESTS, 5);
     return 0;
 }
 

@@ -11,7 +11,6 @@
 #include <sys/prctl.h>
 #include <sys/stat.h>
 #include <sys/wait.h>
-#include <time.h>
 #include <unistd.h>
 
 #define WORDS(...) ((const char *const[]){__VA_ARGS__, NULL})
@@ -19,12 +18,6 @@
 enum { SAMPLES = 64, OUTPUT = 240 };
 
 static char model_dir[512];
-
-static void sleep_ms(int ms)
-{
-    struct timespec t = {0, (long)ms * 1000000};
-    nanosleep(&t, NULL);
-}
 
 // A request that takes long: many samples to the end of the context.
 static void long_request(struct command *m, const struct cluster *c)
@@ -44,7 +37,7 @@ static void wait_lines(const struct command *m, int n)
         free(out);
         if (found >= n)
             return;
-        sleep_ms(5);
+        cluster_sleep_ms(5);
     }
     fail_msg("no tokens come");
 }
@@ -152,7 +145,7 @@ static void wait_lock(const struct cluster *c)
     char path[128];
     snprintf(path, sizeof path, "%s/client.ipc.lock", c->dir);
     for (int i = 0; i < 4000 && access(path, F_OK) != 0; i++)
-        sleep_ms(5);
+        cluster_sleep_ms(5);
 }
 
 // Before the model is there: nothing has been promised to anybody, so it ends at once.
@@ -163,7 +156,7 @@ static void test_stop_while_loading(void **state)
         struct cluster c;
         cluster_spawn(&c, model_dir, WORDS("--tensor-parallel-degree", "2"));
         wait_lock(&c);
-        sleep_ms(wait);
+        cluster_sleep_ms(wait);
         kill(c.serve.pid, SIGTERM);
         expect_ends_well(&c);
     }
@@ -185,7 +178,7 @@ static void check_drain(int signal_number)
         assert_int_equal(m.code, 0);
         command_free(&m);
     }
-    sleep_ms(50);
+    cluster_sleep_ms(50);
     // While it drains it takes nothing new, and says so.
     cluster_run(&c, &m, WORDS("generate", "--model", CLUSTER_MODEL, "--tokens", "1,5"));
     assert_int_equal(m.code, 3);
@@ -222,7 +215,7 @@ static void test_second_signal(void **state)
     long_request(&g, &c);
     wait_lines(&g, 10);
     kill(c.serve.pid, SIGTERM);
-    sleep_ms(50);
+    cluster_sleep_ms(50);
     kill(c.serve.pid, SIGTERM);
     cluster_wait(&c);
     command_free(&c.serve);
@@ -245,10 +238,10 @@ static void test_output_closed(void **state)
         "exec \"$0\" \"$@\" > >(head -n 1 >/dev/null) 2> >(head -c 1 >/dev/null)", model_dir,
         WORDS("--tensor-parallel-degree", "2"));
     cluster_wait_state(&c, "ready", 30);
-    sleep_ms(100);
+    cluster_sleep_ms(100);
     assert_int_equal(cluster_pids(&c, "phalanx-worker", workers), 2);
     kill(workers[1], SIGKILL); // makes all of them speak
-    sleep_ms(300);
+    cluster_sleep_ms(300);
     cluster_wait_state(&c, "ready", 30);
     cluster_run(&c, &m, WORDS("generate", "--tokens", "1,5", "--max-tokens", "4"));
     assert_int_equal(m.code, 0);
@@ -273,7 +266,7 @@ static void test_default_endpoint(void **state)
         free(out);
         if (ready)
             break;
-        sleep_ms(50);
+        cluster_sleep_ms(50);
     }
     cluster_run(NULL, &m, WORDS("generate", "--tokens", "1,5", "--max-tokens", "2"));
     assert_int_equal(m.code, 0);
@@ -323,7 +316,7 @@ static void wait_ready(struct command *serve)
         free(out);
         if (ready)
             return;
-        sleep_ms(50);
+        cluster_sleep_ms(50);
     }
     fail_msg("serve is not ready");
 }
