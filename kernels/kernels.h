@@ -60,6 +60,7 @@ struct device_args {
     uint32_t index;        // GPU number; more ranks than GPUs share them in turn
     enum dtype activation; // as activation_for() says
     enum determinism determinism;
+    bool no_overlap; // GPU: no kernel begins before the one before it has ended
     bool spin;       // threads may spin between ops: true where cores >= runnable threads
     const char *isa; // CPU: "auto", "plain", "avx2", "avx512"; for tests and benches
 };

@@ -61,6 +61,7 @@ static struct rank_options options_of(const struct settings *o, struct words *wo
         .kv_cache_bytes = o->kv_cache_memory,
         .kv_cache_percent = (uint32_t)o->kv_cache_percent,
         .enforce_eager = o->enforce_eager,
+        .no_kernel_overlap = o->no_kernel_overlap,
         .expert_parallel = o->enable_expert_parallel,
         .determinism = (enum determinism)o->determinism,
         .kv_cache_dtype = words->kv_cache_dtype,

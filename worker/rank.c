@@ -206,7 +206,8 @@ static enum status open_device(struct rank *r, struct error *err)
         .index = place_on_host(r),
         .isa = r->options.isa,
         .activation = r->activation,
-        .determinism = r->options.determinism};
+        .determinism = r->options.determinism,
+        .no_overlap = r->options.no_kernel_overlap};
     if (!args.n_threads)
         args.n_threads = cores / ranks ? cores / ranks : 1;
     args.spin = !r->options.no_spin && (uint64_t)args.n_threads * ranks <= cores;

@@ -40,6 +40,7 @@ struct rank_options {
     uint32_t collective_timeout_ms;  // 60,000
     bool no_spin;                    // waits never spin
     bool enforce_eager;              // steps are never recorded
+    bool no_kernel_overlap;          // kernels begin when the one before has ended
     bool expert_parallel;            // experts are placed whole, each on one rank
     bool separate_norms;             // never sum over ranks and norm in one; for tests and benches
 };

@@ -2,6 +2,7 @@
 #include "kernels/cpu/canon_act.h"
 #include "kernels/cuda/device.cuh"
 #include "kernels/cuda/pack.cuh"
+#include "kernels/cuda/ptx.cuh"
 
 namespace
 {
@@ -12,6 +13,8 @@ template <class T, int V>
 __global__ void __launch_bounds__(ACT_THREADS)
     act_kernel(enum act_kind kind, bool gated, unsigned dim, size_t n_packs, const T *x, T *out)
 {
+    phx_grid_wait();
+    phx_grid_release();
     size_t p = (size_t)blockIdx.x * ACT_THREADS + threadIdx.x;
     if (p >= n_packs)
         return;
@@ -34,7 +37,7 @@ template <class T, int V> void start(struct device *d, const struct act_args *a)
 {
     size_t n = (size_t)a->n_rows * (a->dim / V);
     device_keep(d,
-        phx_launch(device_launch(d, dim3(device_grid(n, ACT_THREADS)), dim3(ACT_THREADS)),
+        phx_launch(device_launch_waiting(d, dim3(device_grid(n, ACT_THREADS)), dim3(ACT_THREADS)),
             act_kernel<T, V>, a->kind, a->gated, a->dim, n, static_cast<const T *>(a->x),
             static_cast<T *>(a->out)),
         "act");

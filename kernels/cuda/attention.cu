@@ -103,7 +103,7 @@ void start(struct device *d, const struct attention_args *a, form f, unsigned ab
                     : f == FORM_DECODE ? attention_decode_pairs
                                        : attention_prefill_pairs(c.head_dim);
     shapes s = count_tiles(d->batch, c.heads, tile, above, up_to);
-    attention_plan p = {s.tiles, 1, d->stream};
+    attention_plan p = {s.tiles, 1, d};
     if (s.tiles == 0 || !plan_splits(d, &c, &p, s, tile))
         return;
     c.pairs_above = above;

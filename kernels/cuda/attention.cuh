@@ -255,7 +255,7 @@ __device__ __forceinline__ void attention_finish(const attention_call &c, const 
 // What the host knows of a launch beside the call.
 struct attention_plan {
     unsigned tiles, splits;
-    cudaStream_t stream;
+    struct device *device;
 };
 
 // T: activations. False where the form does not have these types or this head dimension.
@@ -266,15 +266,15 @@ cudaError_t attention_plain_start(
     const attention_plan &p, const attention_call &c, enum dtype t, enum dtype kv);
 
 // Starts a form's kernel with `bytes` of dynamic shared memory.
-inline cudaError_t attention_launch(void (*kernel)(attention_call), size_t bytes,
-    const attention_plan &p, const attention_call &c)
+inline cudaError_t attention_launch(
+    void (*kernel)(attention_call), size_t bytes, const attention_plan &p, const attention_call &c)
 {
     cudaError_t e =
         cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, (int)bytes);
     if (e != cudaSuccess)
         return e;
-    phx_launch_config l = {dim3(p.tiles, c.n_kv_heads, p.splits), dim3(attention_threads), bytes,
-        p.stream, false, false};
+    phx_launch_config l = device_launch_waiting(
+        p.device, dim3(p.tiles, c.n_kv_heads, p.splits), dim3(attention_threads), bytes);
     return phx_launch(l, kernel, c);
 }
 

@@ -249,6 +249,7 @@ __global__ void __launch_bounds__(attention_threads) decode_kernel(const attenti
     PHX_SHARED(float[2 * pairs], stats);
     attention_tile t;
     phx_grid_wait();
+    phx_grid_release();
     if (!attention_begin(c, pairs, found, t))
         return;
     decode_block<T, D> b(c, t, memory, stats);

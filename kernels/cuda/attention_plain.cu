@@ -216,6 +216,7 @@ __global__ void __launch_bounds__(threads) plain_kernel(const attention_call c)
     PHX_SHARED(float[2 * pairs], factor);
     attention_tile t;
     phx_grid_wait();
+    phx_grid_release();
     if (!attention_begin(c, pairs, found, t))
         return;
     plain_layout l(c.head_dim);

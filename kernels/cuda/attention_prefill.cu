@@ -245,6 +245,7 @@ __global__ void __launch_bounds__(attention_threads) prefill_kernel(const attent
     PHX_SHARED(attention_tile, t); // registers are for scores
     attention_tile mine;
     phx_grid_wait();
+    phx_grid_release();
     if (!attention_begin(c, pairs, found, mine))
         return;
     if (threadIdx.x == 0)

@@ -242,6 +242,7 @@ enum status cuda_device_open(const struct device_args *args, struct device **out
     d->activation = args->activation;
     d->determinism = args->determinism;
     enum status s = choose(d, args->index, err);
+    d->overlaps = !args->no_overlap && (PHX_EMU || d->cc >= 90);
     if (s == STATUS_OK)
         s = open_parts(d, err);
     if (s != STATUS_OK) {
@@ -302,5 +303,13 @@ phx_launch_config device_launch(const struct device *d, dim3 grid, dim3 block, s
     l.block = block;
     l.dynamic_bytes = dynamic_bytes;
     l.stream = d->stream;
+    return l;
+}
+
+phx_launch_config device_launch_waiting(
+    const struct device *d, dim3 grid, dim3 block, size_t dynamic_bytes)
+{
+    phx_launch_config l = device_launch(d, grid, block, dynamic_bytes);
+    l.overlaps = d->overlaps;
     return l;
 }

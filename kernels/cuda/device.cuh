@@ -81,6 +81,7 @@ struct device {
     char name[128];
     enum dtype activation;
     enum determinism determinism;
+    bool overlaps;           // kernels that wait may begin before the one before them has ended
     size_t block_shared_max; // dynamic bytes that a block may have (cudaFuncSetAttribute)
 
     struct device_batch batch;
@@ -117,6 +118,10 @@ struct device {
 
 // What phx_launch takes.
 phx_launch_config device_launch(
+    const struct device *d, dim3 grid, dim3 block, size_t dynamic_bytes = 0);
+// The same for kernels all of whose blocks call phx_grid_wait before they touch anything but
+// weights.
+phx_launch_config device_launch_waiting(
     const struct device *d, dim3 grid, dim3 block, size_t dynamic_bytes = 0);
 // Keeps the failure of a launch or of a call of the run-time library, if it is the first one.
 void device_keep(struct device *d, cudaError_t e, const char *what);

@@ -16,6 +16,7 @@ __global__ void __launch_bounds__(pack_threads)
     pack_kernel(const uint16_t *x, uint64_t x_stride, uint4 *out, unsigned m, unsigned k)
 {
     phx_grid_wait();
+    phx_grid_release();
     unsigned chunks = (k + pack_elements - 1) / pack_elements;
     uint64_t n = (uint64_t)m * chunks;
     for (uint64_t i = blockIdx.x * (uint64_t)pack_threads + threadIdx.x; i < n;
@@ -29,7 +30,6 @@ __global__ void __launch_bounds__(pack_threads)
         out[i] =
             make_uint4(v[0] | v[1] << 16, v[2] | v[3] << 16, v[4] | v[5] << 16, v[6] | v[7] << 16);
     }
-    phx_grid_release();
 }
 
 uint32_t rounded_up(uint32_t k)
@@ -110,7 +110,7 @@ void pack(struct device *d, job &j, void *to)
 {
     linear_call &c = j.call;
     uint32_t k = rounded_up(c.k);
-    phx_launch_config l = device_launch(
+    phx_launch_config l = device_launch_waiting(
         d, device_grid((uint64_t)c.m * k / pack_elements, pack_threads), pack_threads);
     device_keep(d,
         phx_launch(l, pack_kernel, static_cast<const uint16_t *>(c.x), c.x_stride,
@@ -134,11 +134,11 @@ void run(struct device *d, job &j, uint8_t *memory)
     static_assert((int)LINEAR_TICKETS_MAX <= (int)DEVICE_TICKETS, "a block has a ticket");
     check(linear_plan_tickets(&j.plan) <= LINEAR_TICKETS_MAX);
     if (!j.shape.half)
-        device_keep(d, linear_ffma(j.call, j.plan, d->stream), "linear");
+        device_keep(d, linear_ffma(j.call, j.plan, d), "linear");
     else if (j.plan.kernel < LINEAR_TILE_64x64)
-        device_keep(d, linear_rows(j.call, j.plan, d->stream), "linear");
+        device_keep(d, linear_rows(j.call, j.plan, d), "linear");
     else
-        device_keep(d, linear_tile(j.call, j.plan, d->stream), "linear");
+        device_keep(d, linear_tile(j.call, j.plan, d), "linear");
 }
 
 } // namespace

@@ -42,13 +42,13 @@ struct linear_call {
 };
 
 // Each starts its kernel; `p` is what linear_plan_make said.
-cudaError_t linear_rows(const linear_call &a, const linear_plan &p, cudaStream_t s);
-cudaError_t linear_tile(const linear_call &a, const linear_plan &p, cudaStream_t s);
-cudaError_t linear_ffma(const linear_call &a, const linear_plan &p, cudaStream_t s);
+struct device;
+cudaError_t linear_rows(const linear_call &a, const linear_plan &p, struct device *d);
+cudaError_t linear_tile(const linear_call &a, const linear_plan &p, struct device *d);
+cudaError_t linear_ffma(const linear_call &a, const linear_plan &p, struct device *d);
 
 // By cuBLASLt: whether it may and should, and its product with BLAS_WORKSPACE_BYTES of workspace;
 // false where cuBLASLt has no way to do it, and nothing was done. `file` is a library for tests.
-struct device;
 enum status linear_blas_open(struct device *d, const char *file, struct error *err);
 bool linear_blas_wants(struct device *d, const linear_call &a);
 bool linear_blas_run(struct device *d, const linear_call &a, void *workspace);

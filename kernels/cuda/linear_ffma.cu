@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // Linear with floats on either side, and with two different types: fused multiply-adds of single
 // precision (never TF32), one chain for each segment. Any K, any distance between rows of x.
+#include "kernels/cuda/device.cuh"
 #include "kernels/cuda/linear.cuh"
 
 namespace
@@ -200,8 +201,8 @@ __global__ void __launch_bounds__(threads, 2) ffma_kernel(const __grid_constant_
     block_type block(a, tile);
     unsigned splits = gridDim.z;
     phx_grid_wait();
-    block.run(blockIdx.z * a.n_segments / splits, (blockIdx.z + 1) * a.n_segments / splits);
     phx_grid_release();
+    block.run(blockIdx.z * a.n_segments / splits, (blockIdx.z + 1) * a.n_segments / splits);
     if (splits == 1) {
         block.store();
         return;
@@ -214,9 +215,10 @@ __global__ void __launch_bounds__(threads, 2) ffma_kernel(const __grid_constant_
 
 } // namespace
 
-cudaError_t linear_ffma(const linear_call &a, const linear_plan &p, cudaStream_t s)
+cudaError_t linear_ffma(const linear_call &a, const linear_plan &p, struct device *d)
 {
-    phx_launch_config l = {dim3(p.n_tiles, p.m_tiles, p.splits), threads, 0, s, false, true};
+    phx_launch_config l =
+        device_launch_waiting(d, dim3(p.n_tiles, p.m_tiles, p.splits), dim3(threads));
     if (p.kernel == LINEAR_FFMA_64x8)
         return phx_launch(l, ffma_kernel<8, 1, 2>, a);
     return phx_launch(l, ffma_kernel<64, 4, 4>, a);

@@ -3,6 +3,7 @@
 // memory into the registers that mma.sync takes them from, 16 bytes for each lane and load, with
 // the next ones under way. x comes from the caches. A block has 16 or 32 rows of w; its eight warps
 // take a segment of K each, and are added up through shared memory.
+#include "kernels/cuda/device.cuh"
 #include "kernels/cuda/linear.cuh"
 
 namespace
@@ -180,8 +181,8 @@ __global__ void __launch_bounds__(threads) rows_kernel(const __grid_constant__ l
     warp.load(begin, end); // no kernel writes weights: they are asked for before the one that
                            // writes x has ended
     phx_grid_wait();
-    warp.run(begin, end);
     phx_grid_release();
+    warp.run(begin, end);
     sums.put(warp.c);
     __syncthreads();
     if (gridDim.y > 1) {
@@ -213,8 +214,8 @@ cudaError_t start(const linear_call &a, const linear_plan &p, const phx_launch_c
 
 } // namespace
 
-cudaError_t linear_rows(const linear_call &a, const linear_plan &p, cudaStream_t s)
+cudaError_t linear_rows(const linear_call &a, const linear_plan &p, struct device *d)
 {
-    phx_launch_config l = {dim3(p.n_tiles, p.splits), threads, 0, s, false, true};
+    phx_launch_config l = device_launch_waiting(d, dim3(p.n_tiles, p.splits), dim3(threads));
     return a.x_type == DTYPE_F16 ? start<phx_f16>(a, p, l) : start<phx_bf16>(a, p, l);
 }

@@ -5,6 +5,7 @@
 // A row of a stage is 128 bytes: eight chunks of 16. Chunk c of an odd row lies at c ^ 4, so that
 // the eight lanes that read together, four chunks of two neighbouring rows, touch all 32 banks
 // once.
+#include "kernels/cuda/device.cuh"
 #include "kernels/cuda/linear.cuh"
 
 namespace
@@ -235,8 +236,8 @@ __global__ void __launch_bounds__(S::threads) tile_kernel(const __grid_constant_
     unsigned splits = gridDim.z;
     block.begin();
     phx_grid_wait();
-    block.run(blockIdx.z * a.n_segments / splits, (blockIdx.z + 1) * a.n_segments / splits);
     phx_grid_release();
+    block.run(blockIdx.z * a.n_segments / splits, (blockIdx.z + 1) * a.n_segments / splits);
     if (splits == 1) {
         block.store();
         return;
@@ -248,24 +249,24 @@ __global__ void __launch_bounds__(S::threads) tile_kernel(const __grid_constant_
 }
 
 template <class T, class S>
-cudaError_t start(const linear_call &a, const linear_plan &p, cudaStream_t s)
+cudaError_t start(const linear_call &a, const linear_plan &p, struct device *d)
 {
     constexpr int bytes = S::stages * S::stage_bytes;
     cudaError_t e =
         cudaFuncSetAttribute(tile_kernel<T, S>, cudaFuncAttributeMaxDynamicSharedMemorySize, bytes);
     if (e != cudaSuccess)
         return e;
-    phx_launch_config l = {
-        dim3(p.n_tiles * p.m_tiles, 1, p.splits), S::threads, bytes, s, false, true};
+    phx_launch_config l =
+        device_launch_waiting(d, dim3(p.n_tiles * p.m_tiles, 1, p.splits), dim3(S::threads), bytes);
     return phx_launch(l, tile_kernel<T, S>, a);
 }
 
 } // namespace
 
-cudaError_t linear_tile(const linear_call &a, const linear_plan &p, cudaStream_t s)
+cudaError_t linear_tile(const linear_call &a, const linear_plan &p, struct device *d)
 {
     bool f16 = a.x_type == DTYPE_F16;
     if (p.kernel == LINEAR_TILE_128x128)
-        return f16 ? start<phx_f16, large>(a, p, s) : start<phx_bf16, large>(a, p, s);
-    return f16 ? start<phx_f16, small>(a, p, s) : start<phx_bf16, small>(a, p, s);
+        return f16 ? start<phx_f16, large>(a, p, d) : start<phx_bf16, large>(a, p, d);
+    return f16 ? start<phx_f16, small>(a, p, d) : start<phx_bf16, small>(a, p, d);
 }

@@ -3,6 +3,7 @@
 // stored, in f32 and in an order that depends on the dimension alone.
 #include "kernels/cuda/device.cuh"
 #include "kernels/cuda/pack.cuh"
+#include "kernels/cuda/ptx.cuh"
 
 namespace
 {
@@ -60,6 +61,8 @@ __global__ void __launch_bounds__(512)
     norm_kernel(const norm_call c, const T *x, T *residual, T *out)
 {
     PHX_SHARED(float[32], room);
+    phx_grid_wait();
+    phx_grid_release();
     size_t row = (size_t)blockIdx.x * c.dim;
     if (x != nullptr)
         x += row;
@@ -115,7 +118,7 @@ void start(struct device *d, const struct norm_args *a, const norm_call &c)
     unsigned packs = (a->dim + V - 1) / V;
     unsigned threads = packs >= 512 ? 512 : (packs + 31) / 32 * 32;
     device_keep(d,
-        phx_launch(device_launch(d, dim3(a->n_rows), dim3(threads)), norm_kernel<T, V>, c,
+        phx_launch(device_launch_waiting(d, dim3(a->n_rows), dim3(threads)), norm_kernel<T, V>, c,
             static_cast<const T *>(a->x), static_cast<T *>(a->residual), static_cast<T *>(a->out)),
         "norm");
 }

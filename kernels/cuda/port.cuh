@@ -32,8 +32,9 @@ struct phx_launch_config {
     cudaStream_t stream;
     bool cooperative; // all blocks run at once, or the launch fails: for kernels that wait
                       // for blocks of their own or of other ranks
-    bool overlaps;    // begins before the previous kernel of the stream has ended and calls
-                      // phx_grid_wait before it reads what that wrote; sm_90, ignored elsewhere
+    bool overlaps;    // may begin before the previous kernel of the stream has ended: all its
+                      // blocks call phx_grid_wait before they touch what a kernel writes, or read
+                      // what one wrote. Only on devices of compute capability 9.0 and more.
 };
 
 #if defined(__CUDACC__)
@@ -62,7 +63,7 @@ template <class... P, class... A>
 inline cudaError_t phx_launch(const phx_launch_config &l, void (*kernel)(P...), A... arguments)
 {
     return emu::start(reinterpret_cast<const void *>(kernel), l.grid, l.block, l.dynamic_bytes,
-        l.cooperative, l.stream, [=] { kernel(static_cast<P>(arguments)...); });
+        l.cooperative, l.overlaps, l.stream, [=] { kernel(static_cast<P>(arguments)...); });
 }
 #endif
 

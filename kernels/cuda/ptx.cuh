@@ -198,20 +198,35 @@ template <int N> __device__ __forceinline__ void phx_copy_wait()
 #endif
 }
 
-// The first waits for the previous kernel of the stream (phx_launch_config.overlaps), the second
-// lets the next one begin. Nothing where kernels do not overlap.
+// The first waits until the kernels before this one in its stream have ended, and sees what they
+// wrote (phx_launch_config.overlaps). The second lets the next one begin once all blocks have
+// called it or ended; that one waits for this one's end all the same. Nothing where kernels do not
+// overlap.
 __device__ __forceinline__ void phx_grid_wait()
 {
-#if !PHX_EMU && __CUDA_ARCH__ >= 900
+#if PHX_EMU
+    emu::grid_wait();
+#elif __CUDA_ARCH__ >= 900
     asm volatile("griddepcontrol.wait;" ::: "memory");
 #endif
 }
 
 __device__ __forceinline__ void phx_grid_release()
 {
-#if !PHX_EMU && __CUDA_ARCH__ >= 900
+#if PHX_EMU
+    emu::yield(false);
+#elif __CUDA_ARCH__ >= 900
     asm volatile("griddepcontrol.launch_dependents;" ::: "memory");
 #endif
+}
+
+// Asks for the 128 bytes around an address, which then wait in the second cache. Any address.
+__device__ __forceinline__ void phx_prefetch(const void *p)
+{
+#if !PHX_EMU
+    asm volatile("prefetch.global.L2 [%0];" ::"l"(p));
+#endif
+    (void)p;
 }
 
 // 16 bytes of memory that no kernel writes meanwhile and that nobody reads again soon: weights.

@@ -3,6 +3,7 @@
 #include "kernels/cpu/canon_act.h"
 #include "kernels/cuda/device.cuh"
 #include "kernels/cuda/pack.cuh"
+#include "kernels/cuda/ptx.cuh"
 
 namespace
 {
@@ -76,6 +77,8 @@ __global__ void __launch_bounds__(32 * ROPE_WARPS) rope_kernel(const rope_call c
 {
     unsigned row = blockIdx.x, head = blockIdx.y * ROPE_WARPS + threadIdx.x / 32;
     unsigned n_kv = c.kv.n_kv_heads, dim = c.kv.head_dim;
+    phx_grid_wait();
+    phx_grid_release();
     if (row >= c.batch.counts[DEVICE_COUNT_ROWS] || head >= c.n_heads + 2 * n_kv)
         return;
     bool is_q = head < c.n_heads, is_v = head >= c.n_heads + n_kv;
@@ -138,7 +141,7 @@ void cuda_rope_kv(struct device *d, const struct rope_kv_args *a)
     phx_dispatch(d->activation, [&](auto type) {
         using T = decltype(type);
         device_keep(d,
-            phx_launch(device_launch(d, grid, dim3(32 * ROPE_WARPS)), rope_kernel<T>, c,
+            phx_launch(device_launch_waiting(d, grid, dim3(32 * ROPE_WARPS)), rope_kernel<T>, c,
                 static_cast<T *>(a->qkv)),
             "rope and KV append");
     });

@@ -427,7 +427,7 @@ void cuda_sampler_begin(struct device *d, const struct sampler_begin_args *a)
     if (there == NULL)
         return;
     device_keep(d,
-        phx_launch(device_launch(d, dim3(1), dim3(sample_threads)), begin_kernel, s->all,
+        phx_launch(device_launch_waiting(d, dim3(1), dim3(sample_threads)), begin_kernel, s->all,
             (const sample_begin_head *)there),
         "a sampler");
 }
@@ -454,7 +454,8 @@ void cuda_sample(struct device *d, const struct sample_args *a)
     c.n_rows = a->n_rows;
     c.shift = 62 - bits;
     device_keep(d,
-        phx_launch(device_launch(d, dim3(a->n_rows), dim3(sample_threads), sizeof(sample_shared)),
+        phx_launch(
+            device_launch_waiting(d, dim3(a->n_rows), dim3(sample_threads), sizeof(sample_shared)),
             sample_kernel, c),
         "sampling");
     s->delivery[s->n_deliveries++] = {a->result, s->n_results, a->n_rows};

@@ -46,6 +46,9 @@ struct votes {
 // Waits until `n_threads` threads (0: all of the block) have come to barrier `id`.
 votes barrier(unsigned id, unsigned n_threads, int predicate, site where);
 
+// Waits until the kernels before this one in its stream have ended.
+void grid_wait();
+
 // Lets other threads run. `waiting`: nothing can be done here until another thread acts.
 void yield(bool waiting);
 // Ends the launch with a sentence.

@@ -116,8 +116,8 @@ void yield(bool waiting)
 }
 
 machine::machine()
-    : random(0x9e3779b97f4a7c15ull), progress_ns(0), running(nullptr), alive(0), failed(false),
-      sentence(), progress(false)
+    : random(0x9e3779b97f4a7c15ull), progress_ns(0), running(nullptr), alive(0), begun(0),
+      failed(false), sentence(), progress(false)
 {
 }
 
@@ -163,7 +163,7 @@ thread *machine::take_thread()
     return t;
 }
 
-launch *machine::begin(std::shared_ptr<const launch_request> request)
+launch *machine::begin(std::shared_ptr<const launch_request> request, bool alone)
 {
     launch *l = new launch{};
     const dim3 &g = request->grid;
@@ -173,7 +173,11 @@ launch *machine::begin(std::shared_ptr<const launch_request> request)
         l->order.push_back(i);
     for (unsigned i = n; i > 1; i--)
         std::swap(l->order[i - 1], l->order[draw(i)]);
-    l->resident_max = l->request->cooperative ? n : 1 + draw(4);
+    l->alone = alone;
+    const unsigned patiences[] = {0, 1, 64};
+    l->patience = patiences[draw(3)];
+    l->resident_max = l->request->cooperative ? n : 1 + draw(alone ? 4 : 8);
+    begun++;
     launches.push_back(l);
     progress_ns = now_ns();
     if (l->request->cooperative && static_cast<std::uint64_t>(n) * threads > threads_max)
@@ -214,6 +218,7 @@ bool machine::begin_block(launch *l, unsigned number)
     b->alive = n;
     b->warp_words.resize((n + 31) / 32);
     reserve(b, n);
+    l->held.reserve(l->alone ? 0 : std::size_t{l->resident_max} * n);
     l->blocks.push_back(b);
     l->resident++;
     if (arenas.empty()) {
@@ -278,9 +283,23 @@ void machine::finish_thread(thread *t)
     if (b->alive > 0 || failed)
         return;
     launch *l = b->of;
+    if (l->request->overlaps && !b->waited)
+        fail_outside(name_of(t) + " was the last of its block, and none has called phx_grid_wait, "
+                                  "though the kernel may begin before the one before it has ended");
     end_block(b);
     begin_blocks(l);
     l->finished = l->resident == 0 && l->order.empty();
+}
+
+void machine::release(launch *l)
+{
+    sanitize_release(&l->released);
+    l->alone = true;
+    for (thread *t : l->held) {
+        t->state = waits::nothing;
+        ready.push_back(t);
+    }
+    l->held.clear();
 }
 
 void machine::end(launch *l)

@@ -28,12 +28,13 @@ struct launch_request {
     dim3 grid, block;
     std::size_t dynamic_bytes;
     bool cooperative; // all blocks are resident at once
+    bool overlaps;    // may begin before the kernel before it has ended, and waits for that
     std::function<void()> body;
 };
 
 struct block;
 
-enum class waits { nothing, barrier, warp, done };
+enum class waits { nothing, barrier, warp, grid, done };
 
 struct pending_copy {
     void *to;
@@ -82,6 +83,7 @@ struct block {
     std::vector<named_memory> names;
     block_barrier barriers[barriers_max];
     std::vector<char> warp_words;
+    bool waited; // one of its threads, for the kernel before
 };
 
 struct launch {
@@ -90,7 +92,11 @@ struct launch {
     unsigned resident, resident_max;
     std::vector<block *> blocks;
     bool finished;
-    char begun, ended; // for the thread sanitizer: order host and threads, threads and host
+    bool alone;                 // what came before it in its stream has ended
+    std::vector<thread *> held; // wait for that
+    unsigned patience;          // how soon a kernel that overlaps begins behind it; 0: not at all
+    char begun, released,
+        ended; // for the thread sanitizer: order host and threads, threads and host
 };
 
 struct machine {
@@ -100,7 +106,8 @@ struct machine {
     std::uint64_t random;
     std::uint64_t progress_ns; // when something other than waiting last happened
     thread *running;
-    std::size_t alive; // threads of resident blocks
+    std::size_t alive;        // threads of resident blocks
+    unsigned long long begun; // kernels, since the program began
     bool failed;
     char sentence[sentence_bytes];
     bool progress;
@@ -110,8 +117,11 @@ struct machine {
     machine(const machine &) = delete;
     machine &operator=(const machine &) = delete;
 
-    // Begins a kernel whose turn in its stream has come. The launch stays until `finished`.
-    launch *begin(std::shared_ptr<const launch_request> request);
+    // Begins a kernel whose turn in its stream has come, or, where it overlaps and is not `alone`,
+    // is about to come. The launch stays until `finished`.
+    launch *begin(std::shared_ptr<const launch_request> request, bool alone);
+    // What came before it has ended.
+    void release(launch *l);
     void end(launch *l);
     // Runs one thread for one turn; false when none can run.
     bool turn();

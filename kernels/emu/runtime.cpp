@@ -36,7 +36,7 @@ struct emu_graph {
 
 struct emu_stream {
     std::deque<step> queue;
-    emu::launch *running;
+    std::deque<emu::launch *> running; // more than one where kernels overlap; the oldest is first
     emu_graph *capture;
 };
 
@@ -44,6 +44,7 @@ namespace
 {
 
 constexpr std::size_t default_dynamic_bytes = 48 * 1024;
+constexpr std::size_t chain_max = 3; // kernels of a stream that run at once
 
 struct streams {
     emu_stream null = {};
@@ -71,30 +72,48 @@ cudaError_t give(cudaError_t e)
 
 bool busy(const emu_stream *s)
 {
-    return s->running != nullptr || !s->queue.empty();
+    return !s->running.empty() || !s->queue.empty();
+}
+
+// Whether a kernel begins now while the ones before it run: never, at once or some time, as was
+// drawn for the last of them. A device is more patient: it waits until all of their blocks have
+// begun.
+bool overtakes(const emu_stream *s, const step &next)
+{
+    return next.kind == does::kernel && next.kernel->overlaps && s->running.size() < chain_max &&
+           s->running.back()->patience > 0 && emu::draw(s->running.back()->patience) == 0;
+}
+
+bool retire(emu_stream *s)
+{
+    emu::launch *l = s->running.front();
+    if (!l->finished)
+        return false;
+    emu::sanitize_acquire(&l->ended);
+    emu::here().end(l);
+    s->running.pop_front();
+    if (!s->running.empty())
+        emu::here().release(s->running.front());
+    return true;
 }
 
 // Does the first step of the queue if its turn has come; false when it cannot go on.
 bool advance(emu_stream *s)
 {
     emu::machine &m = emu::here();
-    if (s->running != nullptr) {
-        if (!s->running->finished)
-            return false;
-        emu::sanitize_acquire(&s->running->ended);
-        m.end(s->running);
-        s->running = nullptr;
+    if (!s->running.empty() && retire(s))
         return true;
-    }
     if (s->queue.empty())
         return false;
     step &first = s->queue.front();
+    if (!s->running.empty() && !overtakes(s, first))
+        return false;
     if (first.kind == does::wait && first.event->done < first.count)
         return false;
     step now = std::move(first);
     s->queue.pop_front();
     if (now.kind == does::kernel)
-        s->running = m.begin(std::move(now.kernel));
+        s->running.push_back(m.begin(std::move(now.kernel), s->running.empty()));
     else if (now.kind == does::host)
         now.host();
     if (now.kind == does::record) {
@@ -186,7 +205,7 @@ cudaError_t set_dynamic_limit(const void *kernel, int bytes)
 }
 
 cudaError_t start(const void *kernel, dim3 grid, dim3 block, std::size_t dynamic_bytes,
-    bool cooperative, cudaStream_t s, std::function<void()> body)
+    bool cooperative, bool overlaps, cudaStream_t s, std::function<void()> body)
 {
     unsigned long long threads = 1ull * block.x * block.y * block.z;
     unsigned long long blocks = 1ull * grid.x * grid.y * grid.z;
@@ -198,6 +217,7 @@ cudaError_t start(const void *kernel, dim3 grid, dim3 block, std::size_t dynamic
     r->block = block;
     r->dynamic_bytes = dynamic_bytes;
     r->cooperative = cooperative;
+    r->overlaps = overlaps;
     r->body = std::move(body);
     return enqueue(s, {does::kernel, std::move(r), nullptr, nullptr, 0});
 }
@@ -514,6 +534,11 @@ const char *emu_sentence()
     return emu::here().sentence;
 }
 
+unsigned long long emu_launches()
+{
+    return emu::here().begun;
+}
+
 void emu_reset()
 {
     emu::machine &m = emu::here();
@@ -522,7 +547,7 @@ void emu_reset()
     m.sentence[0] = 0;
     for (emu_stream *s : mine().all) {
         s->queue.clear();
-        s->running = nullptr;
+        s->running.clear();
     }
     mine().last = cudaSuccess;
 }

@@ -107,7 +107,7 @@ namespace emu
 {
 cudaError_t set_dynamic_limit(const void *kernel, int bytes);
 cudaError_t start(const void *kernel, dim3 grid, dim3 block, std::size_t dynamic_bytes,
-    bool cooperative, cudaStream_t s, std::function<void()> body);
+    bool cooperative, bool overlaps, cudaStream_t s, std::function<void()> body);
 } // namespace emu
 
 template <class... P>
@@ -122,6 +122,8 @@ inline cudaError_t cudaFuncSetAttribute(void (*kernel)(P...), cudaFuncAttribute 
 void emu_seed(std::uint64_t seed);
 // What the first launch that failed said; empty when none has.
 const char *emu_sentence();
+// How many kernels of this operating-system thread have begun so far, also out of graphs.
+unsigned long long emu_launches();
 // Forgets all launches and queued work of this thread, and its error.
 void emu_reset();
 

@@ -177,6 +177,22 @@ void warp_sync(std::uint32_t mask, site where)
     sanitize_acquire(word);
 }
 
+void grid_wait()
+{
+    thread *t = me();
+    launch *l = t->home->of;
+    t->home->waited = true;
+    if (l->alone) {
+        sanitize_acquire(&l->released);
+        yield(false);
+        return;
+    }
+    t->state = waits::grid;
+    l->held.push_back(t);
+    wait_here();
+    sanitize_acquire(&l->released);
+}
+
 void *shared(const void *tag, std::size_t bytes)
 {
     block *b = me()->home;
