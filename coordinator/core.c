@@ -159,7 +159,6 @@ static void model_add(struct core *core, uint32_t index, const struct core_model
     struct core_model_state *m = &core->model[index];
     m->added = true;
     m->config = *config;
-    set_default(&m->config.plans_in_flight, 1);
     if (m->config.plans_in_flight > LIMIT_PLANS_IN_FLIGHT)
         m->config.plans_in_flight = LIMIT_PLANS_IN_FLIGHT;
     set_default(&m->config.waiting_requests_max, core->config.requests_max);

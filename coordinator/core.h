@@ -64,7 +64,7 @@ struct core_model {
     uint32_t max_num_seqs;              // running per group [the group's slots]
     uint32_t max_num_batched_tokens;    // rows per step [the group's step_tokens]
     uint32_t long_prefill_tokens;       // most rows of one prompt per step; 0: no limit
-    uint32_t plans_in_flight;           // 1 or 2 [1]
+    uint32_t plans_in_flight;           // 1 or 2 [as the group says]
     uint32_t waiting_requests_max;      // [requests_max] not started ones; beyond: BUSY
     uint64_t waiting_tokens_max;        // [no limit] prompt tokens of those
     bool guaranteed_no_evict;           // admit only what can finish without being preempted
@@ -122,6 +122,7 @@ struct core_in_group {
     uint8_t boot_id[16];
     struct plan_limits limits;
     uint32_t window[LIMIT_KV_GROUPS]; // positions a row attends to, itself included; 0: all
+    uint32_t plans_in_flight;         // that it gains from having at once: 1 or 2 [1]
     bool orderly;                     // GONE: nobody crashed, so no request is to blame
 };
 

@@ -119,6 +119,17 @@ static void apply_results(struct core *core, const struct core_group *g, struct 
     }
 }
 
+// An orphan's token, in the core that bugs are planted in.
+static void plant_late(struct core *core, const struct core_group *g, const struct core_slot *slot,
+    const struct core_row *row, struct plan_cursor results)
+{
+    struct core_sample *s = &core->sample[slot->former];
+    bool late = (MUTANT(SURPLUS_TOKEN_DELIVERED) && s->reason == CORE_STOP) ||
+                (MUTANT(LATE_RESULT_ACCEPTED) && s->reason == CORE_ABORT);
+    if (late && core_table_by_handle(core, slot->former_request) && row->score_count == 0)
+        apply_results(core, g, s, row, results);
+}
+
 static void apply_row(struct core *core, struct core_group *g, const struct core_row *row,
     const struct answer_seq *seq, struct plan_cursor results)
 {
@@ -126,13 +137,14 @@ static void apply_row(struct core *core, struct core_group *g, const struct core
     struct core_sample *s = core_slot_sample(core, slot);
     slot->in_flight--;
     if (!s) {
+        plant_late(core, g, slot, row, results);
         if (slot->in_flight == 0) {
             g->n_orphans--;
             sched_slots_free(g, slot);
         }
         return;
     }
-    slot->n_done = row->first + row->n_tokens;
+    slot->n_done = MUTANT(SURPLUS_ROW_COUNTS) ? slot->n_planned : row->first + row->n_tokens;
     slot->n_sampling -= (row->flags & PLAN_SEQ_SAMPLE) != 0;
     if (seq->status != ANSWER_SEQ_OK && !MUTANT(BAD_LOGITS_GO_ON)) {
         end_bad_logits(core, s);

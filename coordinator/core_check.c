@@ -40,8 +40,7 @@ static bool check_slot(struct check_state *c, const struct core_group *g, uint32
     const struct core_slot *slot = &g->slot[i];
     EXPECT(
         c, slot->in_flight == flights_naming(g, i), "slot %u: plans in flight are miscounted", i);
-    EXPECT(c, slot->in_flight <= c->core->model[g->model].config.plans_in_flight,
-        "slot %u is in too many plans", i);
+    EXPECT(c, slot->in_flight <= g->plans_max, "slot %u is in too many plans", i);
     if (slot->sample == NONE) {
         EXPECT(c, slot->in_flight > 0, "slot %u is an orphan that nothing holds", i);
         return true;
@@ -104,8 +103,7 @@ static bool check_group(struct check_state *c, const struct core_group *g)
     EXPECT(c, n_used + g->n_free_slots == g->limits.n_slots && n_used == n_running + n_orphans,
         "%u used and %u free slots of %u", n_used, g->n_free_slots, g->limits.n_slots);
     EXPECT(c, g->n_running <= g->max_seqs, "more sequences run than allowed");
-    EXPECT(c, g->n_flights <= c->core->model[g->model].config.plans_in_flight,
-        "too many plans are in flight");
+    EXPECT(c, g->n_flights <= g->plans_max, "too many plans are in flight");
     for (uint32_t k = 0; k < g->limits.n_kv_groups; k++)
         if (!check_blocks(c, g, k))
             return false;

@@ -95,6 +95,8 @@ static enum status set_up(struct core *core, struct core_group *g, struct error 
     g->max_seqs = l->n_slots;
     if (model->max_num_seqs)
         g->max_seqs = min_u32(g->max_seqs, model->max_num_seqs);
+    if (model->plans_in_flight)
+        g->plans_max = model->plans_in_flight;
     g->stride = g->context_tokens / l->block_tokens + 1;
     struct carver c = {.memory = g->memory, .bytes = g->memory_bytes};
     void *kv_memory[LIMIT_KV_GROUPS];
@@ -134,6 +136,7 @@ void core_group_ready(struct core *core, const struct core_in_group *in)
     *g = (struct core_group){.model = in->model,
         .copy = in->copy,
         .limits = in->limits,
+        .plans_max = in->plans_in_flight == 2 ? 2 : 1,
         .memory = memory,
         .memory_bytes = memory_bytes};
     memcpy(g->boot_id, in->boot_id, sizeof g->boot_id);

@@ -180,6 +180,7 @@ struct core_group {
     struct plan_limits limits;
     uint32_t window[LIMIT_KV_GROUPS];
     uint32_t context_tokens, budget, max_seqs; // after the model's and the group's limits
+    uint32_t plans_max;                        // in flight at once
     uint64_t next_step;
     struct core_flight flight[LIMIT_PLANS_IN_FLIGHT];
     uint32_t flight_first, n_flights;

@@ -350,8 +350,8 @@ void sched_run(struct core *core)
             model->dirty = false;
             for (uint32_t i = 0; i < core->config.groups_max; i++) {
                 struct core_group *g = &core->group[i];
-                while (g->ready && g->model == m && g->n_flights < model->config.plans_in_flight &&
-                       plan_next(core, g))
+                uint32_t plans_max = MUTANT(DEPTH_IGNORED) ? LIMIT_PLANS_IN_FLIGHT : g->plans_max;
+                while (g->ready && g->model == m && g->n_flights < plans_max && plan_next(core, g))
                     ;
             }
         }

@@ -72,7 +72,7 @@ static bool limits_of(const Phalanx__Worker__Register *r, struct core_in_group *
               r->vocab_size >= 1 && r->vocab_size <= MODEL_VOCAB_LIMIT && r->block_tokens >= 8 &&
               r->block_tokens <= LIMIT_BLOCK_TOKENS &&
               (r->block_tokens & (r->block_tokens - 1)) == 0 &&
-              r->boot_id.len == sizeof out->boot_id;
+              r->plans_in_flight <= LIMIT_PLANS_IN_FLIGHT && r->boot_id.len == sizeof out->boot_id;
     if (!ok)
         return false;
     memcpy(out->boot_id, r->boot_id.data, sizeof out->boot_id);
@@ -82,6 +82,7 @@ static bool limits_of(const Phalanx__Worker__Register *r, struct core_in_group *
         .vocab_size = r->vocab_size,
         .n_kv_groups = (uint32_t)r->n_n_blocks,
         .block_tokens = r->block_tokens};
+    out->plans_in_flight = r->plans_in_flight;
     for (size_t i = 0; i < r->n_n_blocks; i++) {
         if (r->n_blocks[i] < 1 || r->n_blocks[i] > LIMIT_BLOCKS)
             return false;

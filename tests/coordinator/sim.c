@@ -154,7 +154,7 @@ static void draw_model(struct sim *sim, struct core_model *m)
         .max_num_seqs = sim_between(sim, 1, 10),
         .max_num_batched_tokens = sim_between(sim, 2, 50),
         .long_prefill_tokens = sim_chance(sim, 300) ? sim_between(sim, 1, 20) : 0,
-        .plans_in_flight = sim_between(sim, 1, 2),
+        .plans_in_flight = sim_below(sim, LIMIT_PLANS_IN_FLIGHT + 1),
         .waiting_requests_max = sim_chance(sim, 300) ? sim_between(sim, 1, 6) : 0,
         .waiting_tokens_max = sim_chance(sim, 200) ? sim_between(sim, 50, 400) : 0,
         .guaranteed_no_evict = sim_chance(sim, 250),
@@ -179,6 +179,7 @@ static void draw_groups(struct sim *sim)
             .vocab_size = SIM_VOCAB,
             .n_kv_groups = n_kv_groups,
             .block_tokens = block_tokens};
+        w->plans_in_flight = sim_below(sim, LIMIT_PLANS_IN_FLIGHT + 1);
         for (uint32_t k = 0; k < n_kv_groups; k++) {
             uint32_t per_seq = sim->context_tokens / block_tokens + 1;
             if (window[k])

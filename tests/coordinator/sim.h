@@ -149,6 +149,7 @@ struct sim_worker {
     uint64_t link_us; // messages of the link arrive in order
     struct plan_limits limits;
     uint32_t window[LIMIT_KV_GROUPS];
+    uint32_t plans_in_flight; // it asks for so many, 0: one
     struct sim_slot slot[SIM_SLOTS_MAX];
     uint64_t content[LIMIT_KV_GROUPS][SIM_BLOCKS_MAX][SIM_BLOCK_TOKENS_MAX];
     void *last_answer;
@@ -286,6 +287,8 @@ void sim_expect(struct sim *sim, struct sim_job *job);
 void sim_worker_start(struct sim *sim, struct sim_worker *w);
 void sim_worker_plan(struct sim *sim, struct sim_worker *w, const void *data, size_t n);
 void sim_worker_die(struct sim *sim, struct sim_worker *w, bool at_once);
+// Plans that it may have at once.
+uint32_t sim_worker_plans(const struct sim *sim, const struct sim_worker *w);
 void sim_worker_answered(struct sim *sim, struct sim_worker *w, uint64_t step);
 struct sim_job *sim_job_by_seed(struct sim *sim, uint64_t seed);
 

@@ -78,7 +78,7 @@ void sim_order_release(struct sim *sim, const struct sim_seat *seat, struct sim_
     SIM_EXPECT(sim, !sim->model[job->model].guaranteed_no_evict,
         "job %u.%u is preempted in spite of the guarantee", job->number, sample);
     // With one plan in flight it was preempted for this plan, and then nobody new gets in.
-    bool now = sim->model[job->model].plans_in_flight == 1;
+    bool now = sim_worker_plans(sim, &sim->worker[seat->group]) == 1;
     struct place mine = place_of(sim, job, sample);
     const struct sim_worker *w = &sim->worker[seat->group];
     struct plan_cursor c = plan_seqs(plan);

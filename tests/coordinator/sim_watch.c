@@ -336,7 +336,7 @@ static void watch_plan(struct sim *sim, const struct core_out *out)
     }
     const struct plan_header *plan = out->plan.data;
     const struct core_model *model = &sim->model[w->model];
-    SIM_EXPECT(sim, w->n_flights < model->plans_in_flight, "too many plans in flight");
+    SIM_EXPECT(sim, w->n_flights < sim_worker_plans(sim, w), "too many plans in flight");
     SIM_EXPECT(
         sim, plan->n_rows <= model->max_num_batched_tokens, "%u rows in a step", plan->n_rows);
     SIM_EXPECT(sim, plan->n_seqs <= model->max_num_seqs, "%u sequences in a step", plan->n_seqs);

@@ -36,8 +36,11 @@ void sim_worker_start(struct sim *sim, struct sim_worker *w)
     w->last_answer = NULL;
     w->known = true;
     struct core_in in = {.type = CORE_IN_GROUP_READY};
-    in.group = (struct core_in_group){
-        .group = w->group, .model = w->model, .copy = w->group, .limits = w->limits};
+    in.group = (struct core_in_group){.group = w->group,
+        .model = w->model,
+        .copy = w->group,
+        .limits = w->limits,
+        .plans_in_flight = w->plans_in_flight};
     memcpy(in.group.window, w->window, sizeof w->window);
     in.group.boot_id[0] = (uint8_t)w->boot;
     sim_step(sim, &in);
@@ -50,6 +53,12 @@ void sim_worker_die(struct sim *sim, struct sim_worker *w, bool at_once)
     uint64_t heard = sim->now_us + (at_once ? 0 : sim_between(sim, 10, 3000));
     sim_post(sim, heard, SIM_EVENT_GONE, w->group, w->boot, NULL, 0);
     sim_post(sim, heard + sim_between(sim, 100, 20000), SIM_EVENT_START, w->group, 0, NULL, 0);
+}
+
+uint32_t sim_worker_plans(const struct sim *sim, const struct sim_worker *w)
+{
+    uint32_t given = sim->model[w->model].plans_in_flight;
+    return given ? given : w->plans_in_flight == 2 ? 2 : 1;
 }
 
 void sim_worker_answered(struct sim *sim, struct sim_worker *w, uint64_t step)
