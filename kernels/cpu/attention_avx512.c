@@ -57,20 +57,7 @@ V16_INLINE void scores_tile(uint32_t rows, uint32_t columns, const float *const 
     }
 }
 
-static void scores_rows(uint32_t rows, const float *const *q, const float *const *k, uint32_t n_k,
-    uint32_t dim, float *const *out)
-{
-    if (rows == 4)
-        for (uint32_t j = 0; j < n_k; j += 4)
-            scores_tile(4, 4, q, k + j, dim, out, j);
-    else if (rows == 2)
-        for (uint32_t j = 0; j < n_k; j += 8)
-            scores_tile(2, 8, q, k + j, dim, out, j);
-    else
-        for (uint32_t j = 0; j < n_k; j += 16)
-            scores_tile(1, 16, q, k + j, dim, out, j);
-}
-
+#define SCORES_SUMS 16
 #define VALUES_VECTORS 4
 #include "kernels/cpu/attention_v16.inc"
 
