@@ -31,6 +31,8 @@ enum {
     SHM_WORDS = 8,
     SHM_SLOT_BYTES = 256 * 1024,
     SHM_STRING_BYTES = 1024, // see shm_put
+    SHM_ASK_BYTES = 2048,    // how much is asked for ahead; see shm_asks
+    SHM_CACHE_LINE = 64,
     SHM_PAUSES_SPIN = 2000,  // about 50 to 100 microseconds before the first yield
     SHM_PAUSES_YIELD = 1,
 };

@@ -107,18 +107,52 @@ static enum status two_shot_private(struct coll_group *g, struct job *j)
     return STATUS_OK;
 }
 
+static size_t smaller(size_t a, size_t b)
+{
+    return a < b ? a : b;
+}
+
+// Sums `bytes` at `offset` of all heaps into all of them, asking for the peers' lines ahead.
+static void sum_in_heaps(struct coll_group *g, const struct job *j, size_t offset, size_t bytes)
+{
+    void *at[COLL_RANKS_MAX];
+    size_t each = shm_asks(g) ? SHM_ASK_BYTES : bytes, asked = 0;
+    for (size_t begin = 0; begin < bytes; begin += each) {
+        for (; shm_asks(g) && asked < bytes && asked < begin + 2 * each; asked += each)
+            for (uint32_t d = 1; d < g->size; d++)
+                shm_ask_to_write(
+                    shm_heap(g, group_next(g, d)) + offset + asked, smaller(bytes - asked, each));
+        for (uint32_t r = 0; r < g->size; r++)
+            at[r] = shm_heap(g, r) + offset + begin;
+        j->reduce(at, g->size, (const void *const *)at, g->size,
+            smaller(bytes - begin, each) / j->element_bytes);
+    }
+}
+
+// Meets, and asks meanwhile for the first of what peers have been writing and this rank reads next,
+// their heaps at `offset` or, of the slices of a chunk at `offset` that they have summed, one's
+// own. Most of it is there already, and what is not is only asked for twice.
+static enum status meet_asking(struct coll_group *g, size_t offset, size_t bytes, bool summed)
+{
+    shm_signal(g);
+    for (uint32_t d = 1; shm_asks(g) && d < g->size; d++) {
+        uint32_t peer = group_next(g, d);
+        size_t begin, n;
+        slice_of(bytes, g->size, summed ? peer : g->rank, &begin, &n);
+        shm_ask_to_read(
+            shm_heap(g, summed ? g->rank : peer) + offset + begin, smaller(n, SHM_ASK_BYTES));
+    }
+    return shm_wait_all(g);
+}
+
 static enum status two_shot_symmetric_chunk(
     struct coll_group *g, struct job *j, size_t at, size_t bytes)
 {
-    const void *src[COLL_RANKS_MAX];
-    void *dst[COLL_RANKS_MAX];
     size_t begin, n, offset = (size_t)(j->buffer - g->heap) + at;
     slice_of(bytes, g->size, g->rank, &begin, &n);
-    for (uint32_t r = 0; r < g->size; r++)
-        src[r] = dst[r] = shm_heap(g, r) + offset + begin;
-    TRY(shm_meet(g));
-    j->reduce(dst, g->size, src, g->size, n / j->element_bytes);
-    return shm_meet(g);
+    TRY(meet_asking(g, offset, bytes, false));
+    sum_in_heaps(g, j, offset + begin, n);
+    return meet_asking(g, offset, bytes, true);
 }
 
 // In one go, but in chunks where a norm follows.

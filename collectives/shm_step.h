@@ -58,6 +58,32 @@ static inline void shm_put(const struct coll_group *g, void *to, const void *fro
     g->reduce->copy(to, from, bytes);
 }
 
+// Asks for lines that another core has written, so that they come while this one does something
+// else. Those that will be written too come over once if they are asked for at once to be written:
+// read first, they would be asked for a second time. Where ranks share cores there is nothing to
+// gain: the lines lie in this core's cache, or their writer sleeps.
+static inline bool shm_asks(const struct coll_group *g)
+{
+    return g->shm.pauses == SHM_PAUSES_SPIN;
+}
+
+static inline void shm_ask_to_read(const uint8_t *p, size_t bytes)
+{
+    for (size_t i = 0; i < bytes; i += SHM_CACHE_LINE)
+        __builtin_prefetch(p + i, 0, 3);
+}
+
+static inline void shm_ask_to_write(uint8_t *p, size_t bytes)
+{
+    for (size_t i = 0; i < bytes; i += SHM_CACHE_LINE)
+#if defined(__x86_64__)
+        // The builtin gives this only where the compiler is told of it; without it, it is a no-op.
+        __asm__ volatile("prefetchw %0" : : "m"(p[i]));
+#else
+        __builtin_prefetch(p + i, 1, 3);
+#endif
+}
+
 static inline uint8_t *shm_heap(const struct coll_group *g, uint32_t rank)
 {
     return g->shm.heaps + (size_t)rank * g->shm.heap_bytes;
