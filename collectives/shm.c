@@ -15,7 +15,7 @@ static size_t page_round(size_t n)
 
 // Offsets in one channel's part of the segment, and its size.
 struct layout {
-    size_t pairs, slots, bytes;
+    size_t pairs, slots, mails, bytes;
 };
 
 static struct layout layout_of(size_t size)
@@ -23,7 +23,9 @@ static struct layout layout_of(size_t size)
     struct layout l;
     l.pairs = size * sizeof(struct shm_line);
     l.slots = page_round(l.pairs + size * size * sizeof(struct shm_pair));
-    l.bytes = l.slots + size * 2 * SHM_SLOT_BYTES;
+    l.mails = l.slots + size * 2 * SHM_SLOT_BYTES;
+    l.bytes = page_round(
+        l.mails + size * size * 2 * (sizeof(struct shm_mail) + shm_mail_bytes((uint32_t)size)));
     return l;
 }
 
@@ -52,6 +54,7 @@ static enum status open_shm(
         s->lines = (struct shm_line *)(void *)body;
         s->pairs = (struct shm_pair *)(void *)(body + l.pairs);
         s->slots = body + l.slots;
+        s->mails = body + l.mails;
         s->heaps = g->segment->body + g->n_channels * l.bytes;
         s->slot_epoch[0] = s->slot_epoch[1] = s->epoch - 1;
         // Own pages are touched first by their owner, so they lie near it.
@@ -78,8 +81,10 @@ static const char *algorithm(
                    tuning_pick(&g->main->tuning, symmetric, bytes) == TUNING_ONE_SHOT;
         return tuning_algorithm_name(one ? TUNING_ONE_SHOT : TUNING_TWO_SHOT);
     }
-    return strcmp(operation, "exchange") == 0 ? "push into the receivers' heaps"
-                                              : "staged in chunks";
+    if (strcmp(operation, "exchange") != 0)
+        return "staged in chunks";
+    return bytes <= shm_mail_bytes(g->size) ? "mail between pairs"
+                                            : "push into the receivers' heaps";
 }
 
 const struct coll_backend backend_shm = {
@@ -154,7 +159,11 @@ void shm_set_epoch(struct coll_group *g, uint32_t epoch)
     for (uint32_t i = 0; i < SHM_WORDS; i++)
         atomic_store_explicit(
             &g->shm.lines[g->rank].word[i], (uint64_t)epoch, memory_order_release);
-    for (uint32_t q = 0; q < g->size; q++)
+    for (uint32_t q = 0; q < g->size; q++) {
         atomic_store_explicit(
             &g->shm.pairs[q * g->size + g->rank].done, (uint64_t)epoch, memory_order_release);
+        for (uint32_t turn = 0; turn < 2; turn++)
+            atomic_store_explicit(&shm_mail_of(&g->shm, g->size, q, g->rank, turn)->done,
+                (uint64_t)epoch, memory_order_release);
+    }
 }

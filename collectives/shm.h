@@ -2,7 +2,8 @@
 // The back end on shared memory: its state in a group, and the steps that its operations are made
 // of.
 //
-//   segment: | per channel: lines[size] | pairs[size][size] | slots[size][2] | ... | heaps[size] |
+//   segment: | per channel: lines[size] | pairs[size][size] | slots[size][2] |
+//            mails[size][size][2] | ... | heaps[size] |
 //
 // A *step* is one point at which ranks signal each other. Every rank counts the steps of its
 // channel in `epoch` and signals by one store into its own line: {epoch, signature} at word epoch
@@ -33,7 +34,8 @@ enum {
     SHM_STRING_BYTES = 1024, // see shm_put
     SHM_ASK_BYTES = 2048,    // how much is asked for ahead; see shm_asks
     SHM_CACHE_LINE = 64,
-    SHM_PAUSES_SPIN = 2000,  // about 50 to 100 microseconds before the first yield
+    SHM_MAILS_BYTES = 64 * 1024, // of all mails from one rank, without their heads
+    SHM_PAUSES_SPIN = 2000,      // about 50 to 100 microseconds before the first yield
     SHM_PAUSES_YIELD = 1,
 };
 
@@ -48,11 +50,22 @@ struct shm_pair {
     uint64_t bytes;
 };
 
+// A small block of a partial exchange, with its flag: a pair of ranks uses its two mails in each
+// direction in turn. Written by the source; the destination has read a mail when its own of the
+// pair's next turn has come.
+struct shm_mail {
+    _Alignas(SEGMENT_LINE) _Atomic uint64_t done; // {epoch, signature}
+    uint64_t bytes;
+    _Alignas(SEGMENT_LINE) uint8_t block[]; // [shm_mail_bytes]
+};
+
 // Of one channel.
 struct shm {
     struct shm_line *lines; // [size]
     struct shm_pair *pairs; // [destination * size + source]
     uint8_t *slots;         // [size][2][SHM_SLOT_BYTES]
+    uint8_t *mails;         // [destination][source][2], see shm_mail_of
+    uint64_t mail_next;     // bit q: which of the two mails with rank q comes next
     uint8_t *heaps;         // [size][heap_bytes], common to all channels
     size_t heap_bytes;
     uint32_t epoch;
@@ -60,6 +73,20 @@ struct shm {
     uint32_t slot_epoch[2]; // last step in which others read the slot
     uint32_t pauses;
 };
+
+// The longest block that goes by mail; the same for all pairs of a group.
+static inline size_t shm_mail_bytes(uint32_t size)
+{
+    return SHM_MAILS_BYTES / size / SEGMENT_LINE * SEGMENT_LINE;
+}
+
+static inline struct shm_mail *shm_mail_of(
+    const struct shm *s, uint32_t size, uint32_t destination, uint32_t source, uint32_t turn)
+{
+    size_t index = ((size_t)destination * size + source) * 2 + turn;
+    return (struct shm_mail *)(void *)(s->mails +
+                                       index * (sizeof(struct shm_mail) + shm_mail_bytes(size)));
+}
 
 static inline bool shm_reached(uint64_t word, uint32_t epoch)
 {

@@ -1,8 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
-// Partial all-to-all by pushing. A rank's signal at the start says that its receive region may be
-// written; that is one store, however many peers it has. Then each source writes its block straight
-// into the receiver's heap and raises the flag of the pair. Pairs outside the relation are not
-// looked at, and ranks that exchange with nobody go straight on.
+// Partial all-to-all. Pairs outside the relation are not looked at, and ranks that exchange with
+// nobody go straight on.
+//
+//   push   for large slots. A rank's signal at the start says that its receive region may be
+//          written; that is one store, however many peers it has. Then each source writes its block
+//          straight into the receiver's heap and raises the flag of the pair.
+//   mail   for slots of up to shm_mail_bytes. A source leaves its block in the pair's mail and
+//          raises the mail's flag; the receiver copies it out. The block is moved twice, but a rank
+//          waits only once, which is what counts where ranks share cores.
 #include "collectives/shm_step.h"
 
 static bool is_peer(const struct coll_exchange_args *a, uint32_t q)
@@ -22,40 +27,50 @@ static struct shm_pair *pair(struct coll_group *g, uint32_t destination, uint32_
     return &g->shm.pairs[destination * g->size + source];
 }
 
+static enum status check_size(struct coll_group *g, const struct coll_exchange_args *a, uint32_t to)
+{
+    size_t n = to_send(a, to);
+    return n <= a->slot_bytes ? STATUS_OK
+                              : group_fail_because(g, STATUS_TOO_LARGE,
+                                    "a block of %zu bytes for rank %u does not fit its slot of %zu",
+                                    n, (unsigned)to, a->slot_bytes);
+}
+
+static void raise_flag(struct coll_group *g, _Atomic uint64_t *flag)
+{
+    atomic_store_explicit(flag, (uint64_t)g->signature << 32 | g->shm.epoch, memory_order_release);
+}
+
 static enum status push(struct coll_group *g, const struct coll_exchange_args *a, uint32_t to)
 {
     size_t offset = (size_t)((uint8_t *)a->receive - shm_heap(g, g->rank));
     size_t n = to_send(a, to);
     struct shm_pair *p = pair(g, to, g->rank);
-    if (n > a->slot_bytes)
-        return group_fail_because(g, STATUS_TOO_LARGE,
-            "a block of %zu bytes for rank %u does not fit its slot of %zu", n, (unsigned)to,
-            a->slot_bytes);
+    TRY(check_size(g, a, to));
     if (n > 0)
         shm_put(g, shm_heap(g, to) + offset + g->rank * a->slot_bytes, a->send[to], n);
     p->bytes = n;
-    atomic_store_explicit(
-        &p->done, (uint64_t)g->signature << 32 | g->shm.epoch, memory_order_release);
+    raise_flag(g, &p->done);
     return STATUS_OK;
 }
 
 // A peer that goes on to another step without having raised the pair's flag does not count this
 // rank among its peers: without this look it would be waited for until the deadline.
-static bool passed_by(struct coll_group *g, uint32_t from, const struct shm_pair *p)
+static bool passed_by(struct coll_group *g, uint32_t from, const _Atomic uint64_t *flag)
 {
     uint32_t next = g->shm.epoch + 1;
     uint64_t w =
         atomic_load_explicit(&g->shm.lines[from].word[next % SHM_WORDS], memory_order_acquire);
     return shm_reached(w, next) &&
-           !shm_reached(atomic_load_explicit(&p->done, memory_order_acquire), g->shm.epoch);
+           !shm_reached(atomic_load_explicit(flag, memory_order_acquire), g->shm.epoch);
 }
 
-static enum status await_block(struct coll_group *g, uint32_t from, const struct shm_pair *p)
+static enum status await_block(struct coll_group *g, uint32_t from, const _Atomic uint64_t *flag)
 {
     struct segment_wait w = {.timeout_ms = g->timeout_ms};
     for (;;) {
         for (uint32_t i = 0; i < g->shm.pauses; i++) {
-            uint64_t got = atomic_load_explicit(&p->done, memory_order_acquire);
+            uint64_t got = atomic_load_explicit(flag, memory_order_acquire);
             if (shm_reached(got, g->shm.epoch))
                 return shm_agrees(got, g->shm.epoch, g->signature)
                            ? STATUS_OK
@@ -63,18 +78,15 @@ static enum status await_block(struct coll_group *g, uint32_t from, const struct
             segment_pause();
         }
         enum status s =
-            passed_by(g, from, p) ? STATUS_MISMATCH : segment_wait_turn(g->segment, &w, from);
+            passed_by(g, from, flag) ? STATUS_MISMATCH : segment_wait_turn(g->segment, &w, from);
         if (s != STATUS_OK)
             return group_fail(g, s, from);
     }
 }
 
-static enum status take_block(
-    struct coll_group *g, const struct coll_exchange_args *a, uint32_t from)
+static enum status came(
+    struct coll_group *g, const struct coll_exchange_args *a, uint32_t from, size_t n)
 {
-    const struct shm_pair *p = pair(g, g->rank, from);
-    TRY(await_block(g, from, p));
-    size_t n = p->bytes;
     if (n > a->slot_bytes || (a->counts == COLL_COUNTS_FIXED && n != a->receive_bytes[from]))
         return group_fail(g, STATUS_MISMATCH, from);
     if (a->counts == COLL_COUNTS_DEVICE)
@@ -84,21 +96,62 @@ static enum status take_block(
     return STATUS_OK;
 }
 
+static enum status take_block(
+    struct coll_group *g, const struct coll_exchange_args *a, uint32_t from)
+{
+    const struct shm_pair *p = pair(g, g->rank, from);
+    TRY(await_block(g, from, &p->done));
+    return came(g, a, from, p->bytes);
+}
+
+static struct shm_mail *mail(
+    const struct coll_group *g, uint32_t destination, uint32_t source, uint32_t peer)
+{
+    return shm_mail_of(
+        &g->shm, g->size, destination, source, (uint32_t)(g->shm.mail_next >> peer & 1));
+}
+
+static enum status post(struct coll_group *g, const struct coll_exchange_args *a, uint32_t to)
+{
+    struct shm_mail *m = mail(g, to, g->rank, to);
+    size_t n = to_send(a, to);
+    TRY(check_size(g, a, to));
+    if (n > 0)
+        shm_put(g, m->block, a->send[to], n);
+    m->bytes = n;
+    raise_flag(g, &m->done);
+    return STATUS_OK;
+}
+
+static enum status take_mail(
+    struct coll_group *g, const struct coll_exchange_args *a, uint32_t from)
+{
+    const struct shm_mail *m = mail(g, g->rank, from, from);
+    TRY(await_block(g, from, &m->done));
+    size_t n = m->bytes;
+    TRY(came(g, a, from, n));
+    if (n > 0)
+        g->reduce->copy((uint8_t *)a->receive + from * a->slot_bytes, m->block, n);
+    g->shm.mail_next ^= (uint64_t)1 << from;
+    return STATUS_OK;
+}
+
 enum status shm_exchange(struct coll_group *g, const struct coll_exchange_args *a)
 {
+    bool by_mail = a->slot_bytes <= shm_mail_bytes(g->size);
     shm_signal(g);
     for (uint32_t d = 0; d < g->size; d++) {
         uint32_t to = group_next(g, d);
         if (!is_peer(a, to))
             continue;
-        if (to != g->rank)
+        if (to != g->rank && !by_mail)
             TRY(shm_wait(g, to, g->shm.epoch));
-        TRY(push(g, a, to));
+        TRY(by_mail ? post(g, a, to) : push(g, a, to));
     }
     for (uint32_t d = 0; d < g->size; d++) {
         uint32_t from = g->rank >= d ? g->rank - d : g->rank + g->size - d;
         if (is_peer(a, from))
-            TRY(take_block(g, a, from));
+            TRY(by_mail ? take_mail(g, a, from) : take_block(g, a, from));
     }
     return STATUS_OK;
 }

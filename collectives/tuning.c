@@ -15,7 +15,7 @@
 // measurements. The emulator's ("emu") only sees that everything is used.
 static const struct tuning_row built_in[] = {
     {"host", .ranks = 2, .max_bytes = 65536, .algorithm = TUNING_ONE_SHOT},
-    {"host", .ranks = 2, .symmetric = true, .max_bytes = 4096, .algorithm = TUNING_ONE_SHOT},
+    {"host", .ranks = 2, .symmetric = true, .max_bytes = 8192, .algorithm = TUNING_ONE_SHOT},
     {"host", .ranks = 0, .max_bytes = 32768, .algorithm = TUNING_ONE_SHOT},
     {"host", .ranks = 0, .symmetric = true, .max_bytes = 16384, .algorithm = TUNING_ONE_SHOT},
     {"sm80", .ranks = 2, .max_bytes = 32768, .algorithm = TUNING_LL},

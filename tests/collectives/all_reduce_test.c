@@ -80,6 +80,37 @@ static void test_threads(void **state)
         assert_int_equal(ranks_threads(n, sweep, n == 2 ? NULL : &quick), 0);
 }
 
+// Ranks that have cores of their own ask for peers' lines ahead: sizes around what they ask for at
+// once, and slices whose ends differ.
+static int spinning(struct bootstrap *b, void *context)
+{
+    (void)context;
+    struct coll_group *g;
+    struct coll_args args = {.heap_bytes = 1 << 20, .timeout_ms = 20000, .spin = true};
+    WANT_OK(coll_create(b, &args, &g, NULL));
+    void *heap = coll_heap_take(g, 1 << 20);
+    for (uint64_t i = 0; i < 60; i++) {
+        struct all_reduce_case c = {.dtype = types[i % 3],
+            .op = i % 2 == 0 ? COLL_SUM : COLL_MAX,
+            .offset = i % 5,
+            .symmetric = i % 4 != 3,
+            .seed = i};
+        size_t bytes = (1 + i % 20) * b->size * SHM_ASK_BYTES;
+        c.count = bytes / dtype_bytes(c.dtype) - 70 + ranks_random(9, i, 0) % 140;
+        WANT(all_reduce_case(g, heap, &c) == 0);
+    }
+    coll_destroy(g);
+    return 0;
+}
+
+static void test_spinning(void **state)
+{
+    (void)state;
+    for (uint32_t n = 2; n <= 4; n++)
+        assert_int_equal(ranks_fork(n, spinning, NULL, 0), 0);
+    assert_int_equal(ranks_threads(2, spinning, NULL), 0);
+}
+
 // A world of eight, and in it groups of 1, 2, 4 and 1 ranks, each with its own heap and epochs; the
 // groups go on at different paces, with the world's operations between.
 static int side_by_side(struct bootstrap *b, void *context)
@@ -230,6 +261,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_processes),
         cmocka_unit_test(test_threads),
+        cmocka_unit_test(test_spinning),
         cmocka_unit_test(test_side_by_side),
         cmocka_unit_test(test_wrap),
         cmocka_unit_test(test_algorithms),

@@ -4,10 +4,18 @@
 
 #include "tests/collectives/ranks.h"
 
+#include "collectives/group.h"
+
 #include <stdlib.h>
 #include <string.h>
 
-enum { SLOT = 3000 };
+// Slots that go by mail and slots that are pushed; see shm_exchange.c.
+enum { SLOT = 3000, SLOT_LARGE = SHM_MAILS_BYTES + 1 };
+
+static size_t slot_of(uint64_t turn)
+{
+    return turn % 6 == 5 ? SLOT_LARGE : SLOT;
+}
 
 // Whether a and b exchange in this turn: symmetric, with some ranks alone and some with themselves.
 static bool related(uint32_t a, uint32_t b, uint64_t turn)
@@ -19,28 +27,28 @@ static bool related(uint32_t a, uint32_t b, uint64_t turn)
 static size_t block_bytes(uint32_t from, uint32_t to, uint64_t turn)
 {
     uint64_t x = ranks_random(turn + 1000, from, to);
-    return x % 5 == 0 ? 0 : (size_t)(x >> 8) % (SLOT + 1);
+    return x % 5 == 0 ? 0 : (size_t)(x >> 8) % (slot_of(turn) + 1);
 }
 
 struct exchange_room {
     uint8_t *receive;
-    uint8_t send[8][SLOT];
+    uint8_t send[8][SLOT_LARGE];
 };
 
 static int one_turn(struct coll_group *g, struct exchange_room *room, uint64_t turn)
 {
     uint32_t n = coll_size(g), me = coll_rank(g);
     const void *send[8] = {0};
-    size_t send_bytes[8] = {0}, receive_bytes[8] = {0};
+    size_t send_bytes[8] = {0}, receive_bytes[8] = {0}, slot = slot_of(turn);
     struct coll_exchange_args a = {
         .counts = turn % 2 == 0 ? COLL_COUNTS_FIXED : COLL_COUNTS_BOUNDED,
         .send = send,
         .send_bytes = send_bytes,
         .receive = room->receive,
-        .slot_bytes = SLOT,
+        .slot_bytes = slot,
         .receive_bytes = receive_bytes};
     // Nobody writes here before this rank enters the exchange.
-    memset(room->receive, 0xab, (size_t)n * SLOT);
+    memset(room->receive, 0xab, n * slot);
     for (uint32_t q = 0; q < n; q++) {
         if (!related(me, q, turn))
             continue;
@@ -54,22 +62,28 @@ static int one_turn(struct coll_group *g, struct exchange_room *room, uint64_t t
     for (uint32_t q = 0; q < n; q++) {
         size_t expected = related(me, q, turn) ? block_bytes(q, me, turn) : 0;
         WANT(receive_bytes[q] == expected);
-        for (size_t i = 0; i < SLOT; i++)
-            WANT(room->receive[q * SLOT + i] ==
+        for (size_t i = 0; i < slot; i++)
+            WANT(room->receive[q * slot + i] ==
                  (i < expected ? (uint8_t)(q * 16 + me + turn) : 0xab));
     }
     return 0;
 }
 
+// `context`: epochs are put to just before they wrap now and then.
 static int turns(struct bootstrap *b, void *context)
 {
-    (void)context;
     struct coll_group *g;
     struct exchange_room *room = malloc(sizeof *room);
-    WANT(room != NULL && ranks_group(b, 8 * SLOT + 4096, 20000, &g) == 0);
-    room->receive = coll_heap_take(g, 8 * SLOT);
+    bool wraps = context != NULL;
+    WANT(room != NULL && ranks_group(b, 8 * SLOT_LARGE + 4096, 20000, &g) == 0);
+    room->receive = coll_heap_take(g, 8 * SLOT_LARGE);
     WANT(room->receive != NULL);
     for (uint64_t i = 0; i < 120; i++) {
+        if (wraps && i % 12 == 0) {
+            WANT_OK(b->barrier(b, NULL));
+            shm_set_epoch(g, 0u - (uint32_t)(i / 12));
+            WANT_OK(b->barrier(b, NULL));
+        }
         WANT(one_turn(g, room, i) == 0);
         if (i % 10 == 0)
             WANT_OK(coll_barrier(g, NULL));
@@ -86,6 +100,14 @@ static void test_turns(void **state)
         assert_int_equal(ranks_fork(n, turns, NULL, 0), 0);
     assert_int_equal(ranks_fork(8, turns, NULL, 0), 0);
     assert_int_equal(ranks_threads(4, turns, NULL), 0);
+}
+
+static void test_wrap(void **state)
+{
+    (void)state;
+    int wraps = 1;
+    assert_int_equal(ranks_fork(4, turns, &wraps, 0), 0);
+    assert_int_equal(ranks_threads(3, turns, &wraps), 0);
 }
 
 // Ranks 0 and 1 exchange many times while 2 and 3 have not even come to the first one: pairs
@@ -212,6 +234,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_turns),
+        cmocka_unit_test(test_wrap),
         cmocka_unit_test(test_pairs_only),
         cmocka_unit_test(test_logits),
         cmocka_unit_test(test_misuse),
