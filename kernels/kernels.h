@@ -49,7 +49,9 @@ enum {
     KERNELS_KV_GROUPS_MAX = 2,
     KERNELS_ATTENTION_CHUNK = 256, // KV positions per partial softmax, absolute multiples
     KERNELS_WEIGHT_PARTS_MAX = 4,
+    KERNELS_MARKS = 4,
 };
+#define KERNELS_TOKEN_KEPT 0x80000000u
 
 // What equal sums on a device depend on: `BATCH` (a row's bits are the same in any batch) or `RUN`
 // (the same plans give the same bits). The CPU gives BATCH always.
@@ -107,10 +109,12 @@ struct batch_seq {
 // batch_begin returns).
 struct batch {
     uint32_t n_rows, n_seqs, n_logit_rows;
-    const uint32_t *token_ids;   // [n_rows]
+    const uint32_t *token_ids;   // [n_rows]; an id, or KERNELS_TOKEN_KEPT | i: what kept[i] is when
+                                 // the step runs
     const uint32_t *positions;   // [n_rows]
     const struct batch_seq *seq; // [n_seqs]
     const uint32_t *logit_rows;  // [n_logit_rows] rows whose logits are wanted, ascending
+    const uint32_t *kept;        // (where there is keep_tokens) device memory, see there; or NULL
 };
 
 // ---- KV cache ----------------------------------------------------------------------------------
@@ -353,7 +357,22 @@ struct sample_args {
     uint32_t n_rows, vocab_size;
     const float *logits;          // [n_rows, vocab_size], not changed
     const struct sample_row *row; // [n_rows], host memory
-    struct sample_result *result; // [n_rows], host memory, valid after device_sync
+    struct sample_result *result; // [n_rows], host memory, valid after device_sync;
+    uint32_t result_stride; // or, not 0 and where there is keep_tokens: device memory, results
+                            // so many bytes apart, which bounds n_top
+};
+
+// ---- running ahead -----------------------------------------------------------------------------
+// A step may be enqueued before the host has read what the one before it has sampled. Its tokens
+// stay on the device: keep_tokens stores them, and ids of the next batch name them.
+
+// kept[slot[i]] = id of result from[i], 0 where that has failed.
+struct keep_args {
+    uint32_t n;
+    const uint32_t *slot, *from; // [n], host memory
+    const void *results;         // device memory: struct sample_result, result_stride bytes apart
+    uint32_t result_stride;
+    uint32_t *kept; // device memory
 };
 
 // ---- the table ---------------------------------------------------------------------------------
@@ -417,6 +436,16 @@ struct kernels {
     // says whether the recording has been enqueued; otherwise the step is enqueued op by op.
     enum graph_state (*graph_begin)(struct device *d, const struct graph_bounds *b);
     bool (*graph_end)(struct device *d, const struct batch *b);
+
+    // (optional, all or none) Running ahead. A mark stands behind everything that has been
+    // enqueued; one of KERNELS_MARKS that was reached may be set anew. mark_reached says
+    // STATUS_AGAIN where the device is not there yet and the caller would not wait, or what
+    // device_sync would say. Memory of host_take is the host's: copy_out to it does not wait.
+    void (*keep_tokens)(struct device *d, const struct keep_args *a);
+    void (*mark_set)(struct device *d, uint32_t mark);
+    enum status (*mark_reached)(struct device *d, uint32_t mark, bool wait, struct error *err);
+    void *(*host_take)(struct device *d, uint64_t bytes);
+    void (*host_give)(struct device *d, void *p);
 
     // (optional) act(linear(x)) in one pass over the weights: gate and up rows of one output stay
     // together; w has 2 * dim rows where act is gated.

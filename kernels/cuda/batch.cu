@@ -138,4 +138,7 @@ void cuda_batch_begin(struct device *d, const struct batch *b)
     d->batch.row_seq = there.row_seq;
     d->batch.logit_rows = there.logit_rows;
     d->batch.blocks = there.blocks;
+    if (d->batch.kept != b->kept)
+        d->memory_turn++; // recorded steps have the old address
+    d->batch.kept = b->kept;
 }

@@ -8,7 +8,7 @@
 
 enum {
     CHUNK_BYTES = 4 << 20,
-    RING_BYTES = 1 << 20,
+    RING_BYTES = 512 << 10,
     DEFAULT_SHARED_BYTES = 48 << 10,
 };
 
@@ -168,24 +168,30 @@ void cuda_copy_out(struct device *d, void *to_host, const void *from_device, uin
             "a copy from the device");
 }
 
-// A part of the ring is used once; at its end everything enqueued is waited for.
+// Goes on in the other half of the ring: what was copied out of it the last time has been read.
+static void ring_turn(struct device *d, size_t bytes)
+{
+    struct device_staging *full = &d->ring[d->ring_turn % DEVICE_STAGINGS];
+    device_keep(d, cudaEventRecord(full->read, d->stream), "an event");
+    full->used = true;
+    struct device_staging *r = &d->ring[++d->ring_turn % DEVICE_STAGINGS];
+    device_staging_wait(d, r);
+    d->ring_at = 0;
+    if (bytes <= r->bytes || d->failed != STATUS_OK)
+        return;
+    device_staging_close(r);
+    d->failed = device_staging_open(r, 2 * bytes, true, &d->error);
+}
+
 void *device_upload(struct device *d, const void *host, size_t bytes)
 {
-    struct device_staging *r = &d->ring;
     check(!d->recording);
     size_t rounded = (bytes + 255) & ~(size_t)255;
-    if (d->ring_at + rounded > r->bytes) {
-        device_keep(d, cudaStreamSynchronize(d->stream), "the work enqueued");
-        d->ring_at = 0;
-        if (rounded > r->bytes) {
-            device_staging_close(r);
-            d->failed = d->failed != STATUS_OK
-                            ? d->failed
-                            : device_staging_open(r, 2 * rounded, true, &d->error);
-        }
-    }
+    if (d->ring_at + rounded > d->ring[d->ring_turn % DEVICE_STAGINGS].bytes)
+        ring_turn(d, rounded);
     if (d->failed != STATUS_OK)
         return NULL;
+    struct device_staging *r = &d->ring[d->ring_turn % DEVICE_STAGINGS];
     size_t at = d->ring_at;
     d->ring_at += rounded;
     if (bytes > 0)
@@ -227,9 +233,11 @@ static enum status open_parts(struct device *d, struct error *err)
     if (e != cudaSuccess)
         return status_fail(err, STATUS_DEVICE_FAILED, "device %d (%s) cannot be used: %s", d->index,
             d->name, cudaGetErrorString(e));
-    for (int i = 0; i < DEVICE_STAGINGS; i++)
+    for (int i = 0; i < DEVICE_STAGINGS; i++) {
         TRY(device_staging_open(&d->chunk[i], CHUNK_BYTES, false, err));
-    return device_staging_open(&d->ring, RING_BYTES, true, err);
+        TRY(device_staging_open(&d->ring[i], RING_BYTES, true, err));
+    }
+    return STATUS_OK;
 }
 
 enum status cuda_device_open(const struct device_args *args, struct device **out, struct error *err)
@@ -265,8 +273,11 @@ void cuda_device_close(struct device *d)
     for (int i = 0; i < DEVICE_STAGINGS; i++) {
         device_staging_close(&d->chunk[i]);
         device_staging_close(&d->batches[i]);
+        device_staging_close(&d->ring[i]);
     }
-    device_staging_close(&d->ring);
+    for (uint32_t i = 0; i < KERNELS_MARKS; i++)
+        if (d->mark[i] != NULL)
+            cudaEventDestroy(d->mark[i]);
     if (d->batch_memory != NULL)
         cudaFree(d->batch_memory);
     if (d->workspace != NULL)

@@ -58,6 +58,7 @@ struct device_batch {
     const uint32_t *row_seq;    // [n_rows] the sequence of a row
     const uint32_t *logit_rows; // [n_logit_rows]
     const uint32_t *blocks;     // all tables, one after the other
+    const uint32_t *kept;       // as batch.kept
 };
 
 // Memory of the host that copies read from, and its twin on the device.
@@ -92,8 +93,10 @@ struct device {
 
     struct device_staging chunk[DEVICE_STAGINGS]; // of copy_in and weights
     uint32_t chunk_turn;
-    struct device_staging ring; // of device_upload
+    struct device_staging ring[DEVICE_STAGINGS]; // of device_upload, filled in turn
     size_t ring_at;
+    uint32_t ring_turn;
+    cudaEvent_t mark[KERNELS_MARKS]; // NULL until it is set for the first time
     uint8_t *workspace;
     size_t workspace_bytes;
     struct device_graphs *graphs; // graph.cu; NULL until one is wanted
@@ -130,7 +133,7 @@ void device_keep(struct device *d, cudaError_t e, const char *what);
 // and the recording is given up.
 void *device_workspace(struct device *d, size_t bytes);
 // Brings a few numbers of the host's to the device, in the order of the stream; read when it
-// returns. They stay until the stream has run what is enqueued before the next one or two steps'
+// returns. They stay until the stream has run what is enqueued before half a ring of further
 // uploads. NULL after a failure. Not while a graph is recorded.
 void *device_upload(struct device *d, const void *host, size_t bytes);
 // Where blocks that share a sum say that they are done: DEVICE_TICKETS zeros, and each op leaves
@@ -206,6 +209,11 @@ enum status cuda_sampler_open(
     struct device *d, uint32_t n_slots, uint32_t vocab_size, uint32_t ids_max, struct error *err);
 void cuda_sampler_begin(struct device *d, const struct sampler_begin_args *a);
 void cuda_sample(struct device *d, const struct sample_args *a);
+void cuda_keep_tokens(struct device *d, const struct keep_args *a);
+void cuda_mark_set(struct device *d, uint32_t mark);
+enum status cuda_mark_reached(struct device *d, uint32_t mark, bool wait, struct error *err);
+void *cuda_host_take(struct device *d, uint64_t bytes);
+void cuda_host_give(struct device *d, void *p);
 }
 
 #endif

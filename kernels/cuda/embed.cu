@@ -6,7 +6,7 @@ namespace
 {
 
 struct embed_call {
-    const uint32_t *counts, *token_ids, *positions;
+    const uint32_t *counts, *token_ids, *positions, *kept;
     const void *table, *learned;
     enum dtype table_type, learned_type;
     uint32_t dim, vocab_begin, vocab_count, table_stride, learned_stride, position_offset;
@@ -19,7 +19,10 @@ template <class T> __global__ void __launch_bounds__(256) embed_kernel(embed_cal
     unsigned row = blockIdx.x;
     if (row >= c.counts[DEVICE_COUNT_ROWS])
         return;
-    uint32_t id = c.table != nullptr ? c.token_ids[row] - c.vocab_begin : 0; // wraps if below
+    uint32_t token = c.token_ids[row];
+    if (token & KERNELS_TOKEN_KEPT)
+        token = c.kept[token & ~KERNELS_TOKEN_KEPT];
+    uint32_t id = c.table != nullptr ? token - c.vocab_begin : 0; // wraps if below
     bool here = c.table == nullptr || id < c.vocab_count;
     size_t from = (size_t)id * c.table_stride;
     size_t learned = (size_t)(c.positions[row] + c.position_offset) * c.learned_stride;
@@ -45,6 +48,7 @@ void cuda_embed(struct device *d, const struct embed_args *a)
     c.counts = d->batch.counts;
     c.token_ids = d->batch.token_ids;
     c.positions = d->batch.positions;
+    c.kept = d->batch.kept;
     c.dim = a->table != NULL ? a->table->k : a->positions->k;
     c.vocab_begin = a->vocab_begin;
     c.position_offset = a->position_offset;

@@ -163,7 +163,8 @@ __device__ __forceinline__ void write_result(row_work &w, unsigned id, struct sa
 __device__ __forceinline__ void run_row(const sample_call &c, sample_shared &s, unsigned r)
 {
     const struct sample_row row = c.row[r];
-    struct sample_result *out = c.result + r;
+    struct sample_result *out =
+        reinterpret_cast<struct sample_result *>(c.result + (size_t)r * c.result_stride);
     float *x = c.logits + (size_t)r * c.all.vocab_size;
     row_work w = {c, s, {nullptr, x, c.all.vocab_size}, {}, row.n_logprobs, {}, false};
     w.raw = sample_scan(s, w.row);
@@ -179,7 +180,7 @@ __device__ __forceinline__ void run_row(const sample_call &c, sample_shared &s, 
         if (changed)
             sample_restore(place, x);
     }
-    w.n_top = min(min(w.n_top, (unsigned)SAMPLING_LOGPROBS_MAX), w.row.n);
+    w.n_top = min(min(w.n_top, c.top_max), w.row.n);
     if (threadIdx.x == 0) {
         out->id = failed && !row.scored ? 0 : id;
         out->failed = failed;
@@ -434,11 +435,14 @@ void cuda_sampler_begin(struct device *d, const struct sampler_begin_args *a)
 
 void cuda_sample(struct device *d, const struct sample_args *a)
 {
+    constexpr uint32_t head = offsetof(struct sample_result, top);
     struct device_samplers *s = d->samplers;
+    bool stays = a->result_stride != 0;
     check(s != NULL && a->vocab_size == s->all.vocab_size);
+    check(!stays || (a->result_stride >= head && a->result_stride % alignof(sample_result) == 0));
     for (uint32_t r = 0; r < a->n_rows; r++)
         check(a->row[r].scored ? a->row[r].target < a->vocab_size : a->row[r].slot < s->n_slots);
-    if (d->failed != STATUS_OK || a->n_rows == 0 || !reserve_results(d, a->n_rows))
+    if (d->failed != STATUS_OK || a->n_rows == 0 || (!stays && !reserve_results(d, a->n_rows)))
         return;
     const void *rows = device_upload(d, a->row, a->n_rows * sizeof *a->row);
     if (rows == NULL)
@@ -450,7 +454,10 @@ void cuda_sample(struct device *d, const struct sample_args *a)
     c.all = s->all;
     c.logits = const_cast<float *>(a->logits);
     c.row = (const struct sample_row *)rows;
-    c.result = s->result + s->n_results;
+    c.result = (uint8_t *)(stays ? a->result : s->result + s->n_results);
+    c.result_stride = stays ? a->result_stride : (uint32_t)sizeof(struct sample_result);
+    uint32_t room = (c.result_stride - head) / (uint32_t)sizeof(struct sample_top);
+    c.top_max = room < SAMPLING_LOGPROBS_MAX ? room : (uint32_t)SAMPLING_LOGPROBS_MAX;
     c.n_rows = a->n_rows;
     c.shift = 62 - bits;
     device_keep(d,
@@ -458,6 +465,8 @@ void cuda_sample(struct device *d, const struct sample_args *a)
             device_launch_waiting(d, dim3(a->n_rows), dim3(sample_threads), sizeof(sample_shared)),
             sample_kernel, c),
         "sampling");
+    if (stays)
+        return;
     s->delivery[s->n_deliveries++] = {a->result, s->n_results, a->n_rows};
     s->n_results += a->n_rows;
 }

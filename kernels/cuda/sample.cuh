@@ -58,7 +58,8 @@ struct sample_call {
     sample_slots all;
     float *logits; // [n_rows, vocab_size]; changed while a row is done, and restored
     const struct sample_row *row;
-    struct sample_result *result;
+    uint8_t *result; // struct sample_result, result_stride bytes apart, with top_max ids each
+    unsigned result_stride, top_max;
     unsigned n_rows, shift;
 };
 

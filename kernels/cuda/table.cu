@@ -64,6 +64,11 @@ struct kernels fill()
     k.sampler_open = cuda_sampler_open;
     k.sampler_begin = cuda_sampler_begin;
     k.sample = cuda_sample;
+    k.keep_tokens = cuda_keep_tokens;
+    k.mark_set = cuda_mark_set;
+    k.mark_reached = cuda_mark_reached;
+    k.host_take = cuda_host_take;
+    k.host_give = cuda_host_give;
     return k;
 }
 
