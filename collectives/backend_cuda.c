@@ -40,9 +40,11 @@ _Static_assert((int)COLL_DEVICE_SOURCES_MAX >= (int)COLL_RANKS_MAX, "sums of all
 
 struct cuda_channel {
     struct coll_device_group *group;
-    void *stream; // of the last call
-    bool used;
-    uint64_t gone_us; // since when a peer has been missed
+    // Since when a peer has been missed; and what coll_peers.waits said once it had time to be
+    // noticed, by itself or in what it left behind.
+    uint64_t gone_us;
+    uint32_t waits;
+    bool graced;
 };
 
 struct cuda_state {
@@ -338,39 +340,39 @@ static void close_cuda(struct coll_group *g)
     g->state = NULL;
 }
 
-static bool runs(const struct coll_group *g)
+// Whether a kernel still waits some time after the peer was missed. What runs is not asked of
+// streams: a graph may be replayed in any, and one that was captured from may be gone.
+static bool waits_in_vain(struct coll_group *g)
 {
-    const struct cuda_channel *c = channel_of(g);
-    const struct coll_device *d = g->main->device;
-    return c->used && d->query(d->context, c->stream) == STATUS_AGAIN;
+    struct cuda_channel *c = channel_of(g);
+    uint64_t now = clock_now_us();
+    uint32_t waits = state_of(g)->peers->waits(c->group);
+    if (c->gone_us == 0)
+        c->gone_us = now;
+    if (now - c->gone_us <= CUDA_GRACE_US)
+        return false;
+    bool changed = c->graced && waits != c->waits;
+    c->graced = true;
+    c->waits = waits;
+    return changed;
 }
 
 static enum status poll_cuda(struct coll_group *g, struct error *err)
 {
-    struct cuda_channel *c = channel_of(g);
-    TRY(state_of(g)->peers->poll(c->group, err));
-    for (uint32_t q = 0; q < g->size; q++) {
-        if (q == g->rank || !segment_peer_gone(g->segment, q))
-            continue;
-        uint64_t now = clock_now_us();
-        if (c->gone_us == 0)
-            c->gone_us = now;
-        if (!runs(g))
-            return STATUS_OK;
-        if (now - c->gone_us > CUDA_GRACE_US)
-            return status_fail(err, STATUS_PEER_GONE, "rank %u has left or ended", (unsigned)q);
-    }
+    TRY(state_of(g)->peers->poll(channel_of(g)->group, err));
+    for (uint32_t q = 0; q < g->size; q++)
+        if (q != g->rank && segment_peer_gone(g->segment, q))
+            return waits_in_vain(g) ? status_fail(err, STATUS_PEER_GONE,
+                                          "rank %u has left or ended", (unsigned)q)
+                                    : STATUS_OK;
     return STATUS_OK;
 }
 
 // ---- operations --------------------------------------------------------------------------------
 
 // What all members refuse alike, for their arguments, does no harm; everything else ends the group.
-static enum status done(struct coll_group *g, void *stream, enum status s, const struct error *err)
+static enum status done(struct coll_group *g, enum status s, const struct error *err)
 {
-    struct cuda_channel *c = channel_of(g);
-    c->stream = stream;
-    c->used = true;
     if (s == STATUS_OK)
         return s;
     if (s == STATUS_INVALID || s == STATUS_UNSUPPORTED || s == STATUS_TOO_LARGE)
@@ -403,7 +405,7 @@ static enum status all_reduce(struct coll_group *g, const struct coll_all_reduce
         .algorithm = pick(g, a->count * dtype_bytes(a->dtype), a->symmetric),
         .stream = a->stream};
     enum status s = state_of(g)->peers->all_reduce(channel_of(g)->group, &d, &err);
-    return done(g, a->stream, s, &err);
+    return done(g, s, &err);
 }
 
 // Packets carry few bytes well: what they serve is summed and normed in one kernel, the rest in
@@ -417,7 +419,7 @@ static enum status norm_alone(struct coll_group *g, const struct coll_all_reduce
 {
     const struct coll_device *d = g->main->device;
     enum status s = d->norm(d->context, a, a->stream);
-    return done(g, a->stream, s, &(struct error){.text = "the norm failed on the device"});
+    return done(g, s, &(struct error){.text = "the norm failed on the device"});
 }
 
 static enum status all_reduce_norm(struct coll_group *g, const struct coll_all_reduce_norm_args *a)
@@ -439,7 +441,7 @@ static enum status all_reduce_norm(struct coll_group *g, const struct coll_all_r
             .eps = a->eps,
             .stream = a->stream};
         enum status s = state_of(g)->peers->norm(channel_of(g)->group, &d, &err);
-        return done(g, a->stream, s, &err);
+        return done(g, s, &err);
     }
     if (g->size > 1)
         TRY(all_reduce(g, &(struct coll_all_reduce_args){.buffer = a->x,
@@ -461,7 +463,7 @@ static enum status reduce_scatter(struct coll_group *g, const struct coll_reduce
         .max = a->op == COLL_MAX,
         .stream = a->stream};
     enum status s = state_of(g)->peers->reduce_scatter(channel_of(g)->group, &d, &err);
-    return done(g, a->stream, s, &err);
+    return done(g, s, &err);
 }
 
 static enum status all_gather(struct coll_group *g, const struct coll_all_gather_args *a)
@@ -469,7 +471,7 @@ static enum status all_gather(struct coll_group *g, const struct coll_all_gather
     struct error err = {0};
     enum status s = state_of(g)->peers->all_gather(
         channel_of(g)->group, a->in, a->out, a->bytes, a->stream, &err);
-    return done(g, a->stream, s, &err);
+    return done(g, s, &err);
 }
 
 static enum status broadcast(struct coll_group *g, const struct coll_broadcast_args *a)
@@ -477,14 +479,14 @@ static enum status broadcast(struct coll_group *g, const struct coll_broadcast_a
     struct error err = {0};
     enum status s = state_of(g)->peers->broadcast(
         channel_of(g)->group, a->buffer, a->bytes, a->root, a->stream, &err);
-    return done(g, a->stream, s, &err);
+    return done(g, s, &err);
 }
 
 static enum status barrier(struct coll_group *g, void *stream)
 {
     struct error err = {0};
     enum status s = state_of(g)->peers->barrier(channel_of(g)->group, stream, &err);
-    return done(g, stream, s, &err);
+    return done(g, s, &err);
 }
 
 // Sizes that only the sender knows have to come to the host: so this one waits for its stream.
@@ -530,7 +532,7 @@ static enum status exchange(struct coll_group *g, const struct coll_exchange_arg
         d.receive_bytes[q] = d.fixed ? a->receive_bytes[q] : 0;
     }
     enum status s = state_of(g)->peers->exchange(channel_of(g)->group, &d, &err);
-    TRY(done(g, a->stream, s, &err));
+    TRY(done(g, s, &err));
     return a->counts == COLL_COUNTS_BOUNDED ? fetch_sizes(g, a, received) : STATUS_OK;
 }
 

@@ -108,6 +108,11 @@ enum status coll_device_poll(const struct coll_device_group *d, struct error *er
     return STATUS_OK;
 }
 
+uint32_t coll_device_waits(const struct coll_device_group *d)
+{
+    return __atomic_load_n(&d->group.status->waits, __ATOMIC_RELAXED);
+}
+
 void coll_device_abort(struct coll_device_group *d)
 {
     __atomic_store_n(&d->group.status->abort, 1u, __ATOMIC_RELAXED);

@@ -48,6 +48,9 @@ enum status coll_device_open(
 void coll_device_close(struct coll_device_group *d);
 // STATUS_OK, or why the group has ended. Looks at a word in host memory; any thread, any time.
 enum status coll_device_poll(const struct coll_device_group *d, struct error *err);
+// Changes, every millisecond or faster, while a kernel of the group waits for a peer, in whatever
+// stream and whether it was enqueued or is replayed by a graph. Any thread, any time.
+uint32_t coll_device_waits(const struct coll_device_group *d);
 // Ends all waits of this rank's kernels, now and later, and so those of its peers.
 void coll_device_abort(struct coll_device_group *d);
 

@@ -54,6 +54,7 @@ struct pad_head {
 struct pad_status {
     phx_u64 record; // written by the device
     unsigned abort; // written by the host
+    unsigned waits; // written by the device: changes while a kernel waits for long
 };
 
 // What every kernel gets.
@@ -153,8 +154,10 @@ __device__ __forceinline__ bool pad_look(
         return pad_raise(g, p, PAD_MISMATCH, peer, phase);
     if (pad_passed(now, p.epoch) && (unsigned)phx_load_acquire_sys(word) != p.epoch)
         return pad_raise(g, p, PAD_MISMATCH, peer, phase);
-    if (phx_clock_ns() > p.deadline)
+    phx_u64 clock = phx_clock_ns();
+    if (clock > p.deadline)
         return pad_raise(g, p, PAD_TIMEOUT, peer, phase);
+    phx_store_relaxed_sys(&g.status->waits, (unsigned)(clock >> 10));
     return true;
 }
 

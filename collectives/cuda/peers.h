@@ -51,6 +51,7 @@ struct coll_peers {
         const struct coll_device_args *args, struct coll_device_group **out, struct error *err);
     void (*close)(struct coll_device_group *d);
     enum status (*poll)(const struct coll_device_group *d, struct error *err);
+    uint32_t (*waits)(const struct coll_device_group *d);
     void (*abort)(struct coll_device_group *d);
     enum status (*all_reduce)(
         struct coll_device_group *d, const struct coll_device_reduce_args *a, struct error *err);

@@ -106,6 +106,7 @@ coll_peers peers_of(const coll_plugin_args *args)
     p.open = coll_device_open;
     p.close = coll_device_close;
     p.poll = coll_device_poll;
+    p.waits = coll_device_waits;
     p.abort = coll_device_abort;
     p.all_reduce = coll_device_all_reduce;
     p.reduce_scatter = coll_device_reduce_scatter;
