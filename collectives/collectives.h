@@ -126,15 +126,17 @@ enum status coll_all_reduce(struct coll_group *g, const struct coll_all_reduce_a
 // All-reduce, residual add and RMSNorm in one: in this order, for each row,
 //   x = sum over ranks of x;  residual = fma(x + bias, residual_scale, residual);
 //   out = residual * (1 / sqrt(mean(residual^2) + eps)) * (weight_offset + weight),
-// in f32, each rounded to the type where it is stored (x + bias is not stored). Bits are those of
-// coll_all_reduce followed by the back end's norm: on the host by reduce_norm of
-// collectives/reduce.h, which for f32 computes what the CPU kernels' norm does.
+// in f32, x and out rounded to the type where they are stored (x + bias is not stored). The
+// residual stream is of f32 whatever the type: its roundings would add up over all layers, and it
+// does not travel. What travels is x, of the type of the activations: of f32 it would be twice as
+// long. Bits are those of coll_all_reduce followed by the back end's norm: on the host by
+// reduce_norm of collectives/reduce.h, which for f32 computes what the CPU kernels' norm does.
 struct coll_all_reduce_norm_args {
     void *x; // [n_rows, dim]; holds anything afterwards
     size_t n_rows, dim;
-    enum dtype dtype; // of x, residual and out: f32, f16 or bf16
+    enum dtype dtype; // of x and out: f32, f16 or bf16
     bool symmetric;   // x lies in the heap
-    void *residual;   // [n_rows, dim], equal on all ranks, in place
+    float *residual;  // [n_rows, dim], equal on all ranks, in place
     float residual_scale;
     const float *bias;       // [dim], equal on all ranks; NULL: none
     const void *weight;      // [dim] of weight_dtype, equal on all ranks; NULL: ones

@@ -91,7 +91,7 @@ void reduce_norm_rows(const struct reduce_table *t, const struct coll_all_reduce
         t->norm[type_of(a->dtype)](&(struct reduce_norm_row){.x = (const char *)a->x + i * row,
             .bias = a->bias,
             .scale = a->residual_scale,
-            .residual = (char *)a->residual + i * row,
+            .residual = a->residual + i * a->dim,
             .weight = a->weight,
             .weight_dtype = a->weight_dtype,
             .weight_offset = a->weight_offset,

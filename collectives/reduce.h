@@ -22,16 +22,16 @@ typedef void reduce_fn(
 // the caches, which is slow for memory that another core has just read or will read next.
 typedef void reduce_copy_fn(void *dst, const void *src, size_t bytes);
 
-// One row of coll_all_reduce_norm after the sum: residual = fma(x + bias, scale, residual), rounded
-// to the type; then
-// out = (residual * s) * (weight_offset + weight) with s = 1 / sqrt(q / dim + eps). q is the sum of
+// One row of coll_all_reduce_norm after the sum: residual = fma(x + bias, scale, residual) in f32;
+// then out, rounded to the type of x, is
+// (residual * s) * (weight_offset + weight) with s = 1 / sqrt(q / dim + eps). q is the sum of
 // squares in sixteen f32 lanes: lane l takes elements l, l + 16, ... by fma, then lanes i and
 // i + half are added for half = 8, 4, 2, 1. A dim of 0 is not allowed.
 struct reduce_norm_row {
     const void *x;     // [dim]
     const float *bias; // [dim] or NULL
     float scale;
-    void *residual;     // [dim]
+    float *residual;    // [dim]
     const void *weight; // [dim] of weight_dtype, or NULL
     enum dtype weight_dtype;
     float weight_offset, eps;

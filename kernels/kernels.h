@@ -10,9 +10,9 @@
 //
 // Rules for every op
 //   * Arguments are one const struct with shapes in comments, row-major, last index fastest.
-//     Activations (residual, x, qkv, attended, mlp; `void *` below) are of device_args.activation,
-//     which the table's activation_for() names: always f32 on the CPU, elsewhere the type of the
-//     weights. Logits are always f32.
+//     Activations (x, qkv, attended, mlp; `void *` below) are of device_args.activation, which the
+//     table's activation_for() names: always f32 on the CPU, elsewhere the type of the weights. The
+//     residual stream and logits are always f32. Where an op serves both, a field says which one.
 //   * Pointers are device pointers from mem_take or weight handles from weight_make. Inputs and
 //     outputs do not overlap unless the op says "in place".
 //   * Each output element is summed in an order that depends on the op, N, K and dtype only, never
@@ -140,16 +140,21 @@ struct embed_args {
     const struct weight *positions; // (optional) learned [max_position, hidden_dim], added to rows
                                     // whose id is in the table
     uint32_t position_offset;
-    void *out; // [n_rows, hidden_dim]
+    enum dtype out_type; // f32 (the residual stream) or that of the activations
+    void *out;           // [n_rows, hidden_dim]
 };
 
-// residual += x (where x is given; scaled by x_scale), then out = norm(residual).
+// residual += x (where x is given; scaled by x_scale), then out = norm(residual), or the residual
+// itself where `copy`. Both are rounded where they are stored, and norms are of what is stored.
 // RMS: r * rsqrt(mean(r^2) + eps) * (offset + w).  LAYER: (r - mean) * rsqrt(var + eps) * w + b.
 struct norm_args {
     uint32_t n_rows, dim;
     bool layer; // LayerNorm instead of RMSNorm
+    bool copy;  // no norm at all
     float eps, weight_offset;
-    const void *x; // [n_rows, dim] or NULL
+    enum dtype residual_type, out_type; // f32 or that of the activations; where the residual is of
+                                        // another type than f32, so is `out`
+    const void *x;                      // activations [n_rows, dim] or NULL
     float x_scale;
     const float *x_bias;                // [dim] or NULL: added to each row of x before scaling
     void *residual;                     // [n_rows, dim], in place; only read when x is NULL
@@ -273,6 +278,7 @@ static inline uint64_t kernels_experts_bytes(uint32_t n_rows, uint32_t n_experts
 struct gather_args {
     const struct batch *batch;
     uint32_t n_rows, dim;
+    enum dtype type;         // of `in` and `out`
     const uint32_t *row_ids; // [n_rows], host memory, or NULL
     const void *in;          // [any, dim]
     void *out;               // [n_rows, dim]

@@ -92,7 +92,8 @@ enum status forward_rows(struct forward *f, const struct batch *batch,
 // Where the head reads its rows: `rows` of what stands behind the last layer, gathered on a device.
 static const void *head_input(struct forward *f, uint32_t *rows, uint32_t n)
 {
-    const void *all = f->a.model->final_norm ? f->normed : f->residual;
+    bool plain = !f->a.model->final_norm && f->a.activation == DTYPE_F32;
+    const void *all = plain ? f->residual : f->normed;
     if (!f->a.kernels->device_memory)
         return all;
     size_t bytes = (size_t)f->a.model->hidden_dim * f->element;
@@ -104,6 +105,7 @@ static const void *head_input(struct forward *f, uint32_t *rows, uint32_t n)
     struct gather_args args = {.batch = f->batch,
         .n_rows = n,
         .dim = f->a.model->hidden_dim,
+        .type = f->a.activation,
         .row_ids = rows,
         .in = all,
         .out = f->kept};

@@ -39,8 +39,7 @@ struct forward;
 enum status forward_supports(
     const struct model_config *m, const struct shard *s, struct error *err);
 // Bytes of symmetric heap that forward_open takes on each rank.
-uint64_t forward_heap_bytes(
-    const struct model_config *m, const struct shard *s, enum dtype activation, uint32_t rows_max);
+uint64_t forward_heap_bytes(const struct model_config *m, const struct shard *s, uint32_t rows_max);
 // Bytes of device memory that it takes in all, on each rank; the heap's are among them.
 uint64_t forward_bytes(const struct forward_args *args);
 enum status forward_open(const struct forward_args *args, struct forward **out, struct error *err);

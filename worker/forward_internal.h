@@ -16,8 +16,9 @@ struct forward {
     uint32_t n_heads, n_kv_heads, ffn; // of this rank
     struct shard_range vocab;
     uint32_t element; // bytes of a number of the activations
-    // Activations, [rows_max, ...]. `residual` is the stream that blocks add to; `x` is a block's
-    // output before it is added. Both are summed over ranks and lie in the symmetric heap.
+    // Activations, [rows_max, ...]. `residual` is the stream that blocks add to, always of f32; `x`
+    // is a block's output before it is added. Both are summed over ranks and lie in the symmetric
+    // heap, and each has room for the other: they change places.
     void *residual, *x; // [hidden_dim]
     void *normed;       // [hidden_dim]
     void *qkv;          // [(n_heads + 2 n_kv_heads) head_dim]
@@ -64,9 +65,11 @@ enum status forward_stream_sum(
 // Adds what is pending to the residual stream and, unless `out` is NULL, writes its norm there.
 void forward_stream_add_and_norm(
     struct forward *f, const struct weight *weight, const struct weight *bias, void *out);
-// out = norm(in) and nothing else; they may be the same.
+// out = norm(residual stream) and nothing else; in place where `out` is the stream.
 void forward_stream_norm_into(
-    struct forward *f, const struct weight *weight, const struct weight *bias, void *in, void *out);
+    struct forward *f, const struct weight *weight, const struct weight *bias, void *out);
+// Adds what is pending. The stream as activations: itself, where it is of their type.
+const void *forward_stream_plain(struct forward *f);
 // What a block reads: the norm of the residual stream, or the stream itself where norms stand
 // behind the blocks only, or where the stream is normed in place.
 const void *forward_stream_input(
@@ -90,8 +93,9 @@ enum status forward_stream_output(
 enum status forward_stream_output_sum(
     struct forward *f, const struct forward_output *o, struct error *err);
 
-// Rows batch->logit_rows of `in` to `out`, on a device; both [rows, dim].
-void forward_stream_gather(struct forward *f, uint32_t dim, const void *in, void *out);
+// Rows batch->logit_rows of `in` to `out`, on a device; both [rows, dim] of `type`.
+void forward_stream_gather(
+    struct forward *f, uint32_t dim, enum dtype type, const void *in, void *out);
 // Behind the last layer's attention only the wanted rows are needed.
 void forward_stream_keep_wanted(struct forward *f);
 // Undoes forward_stream_keep_wanted before the next step.

@@ -112,7 +112,8 @@ static enum status attention_block(struct forward *f, uint32_t layer, struct err
     uint32_t attended_dim = f->n_heads * f->a.model->head_dim;
     const void *attended = f->attended;
     if (f->wanted_only && f->a.kernels->device_memory) {
-        forward_stream_gather(f, attended_dim, f->attended, f->qkv); // q, k and v have been used
+        forward_stream_gather(
+            f, attended_dim, f->a.activation, f->attended, f->qkv); // q, k and v have been used
         attended = f->qkv;
     }
     struct forward_output o = {.weight = w->o,
@@ -199,7 +200,7 @@ static enum status mlp_block(struct forward *f, uint32_t layer, struct error *er
         row_ids = f->row_ids; // normed still has all rows
         forward_stream_add_and_norm(f, NULL, NULL, NULL);
     } else {
-        forward_stream_norm_into(f, w->mlp_norm, w->mlp_norm_bias, f->residual, f->normed);
+        forward_stream_norm_into(f, w->mlp_norm, w->mlp_norm_bias, f->normed);
         forward_stream_add_and_norm(f, NULL, NULL, NULL);
     }
     struct forward_output o = {.weight = w->mlp_out,
@@ -219,7 +220,8 @@ static enum status mlp_block(struct forward *f, uint32_t layer, struct error *er
     return forward_stream_output(f, &o, err);
 }
 
-// An embedding of another width, in x, into the stream; positions are added behind that.
+// An embedding of another width, in x as activations, into the stream; positions are added behind
+// that.
 static void project_embedding(struct forward *f)
 {
     const struct model_config *m = f->a.model;
@@ -229,6 +231,7 @@ static void project_embedding(struct forward *f)
         .x_stride = m->embed_dim,
         .w = w->project_in,
         .out = f->residual,
+        .out_f32 = true,
         .out_stride = m->hidden_dim};
     struct embed_args add = {.batch = f->batch,
         .positions = w->positions,
@@ -250,13 +253,14 @@ static enum status embed(struct forward *f, struct error *err)
         .scale = m->embedding_scale,
         .positions = projects ? NULL : w->positions,
         .position_offset = m->learned_position_offset,
+        .out_type = projects ? f->a.activation : DTYPE_F32,
         .out = projects ? f->x : f->residual};
     f->a.kernels->embed(f->a.device, &args);
-    TRY(forward_stream_sum(f, args.out, m->embed_dim, f->a.activation, err));
+    TRY(forward_stream_sum(f, args.out, m->embed_dim, args.out_type, err));
     if (projects)
         project_embedding(f);
     if (w->embed_norm)
-        forward_stream_norm_into(f, w->embed_norm, w->embed_norm_bias, f->residual, f->residual);
+        forward_stream_norm_into(f, w->embed_norm, w->embed_norm_bias, f->residual);
     return STATUS_OK;
 }
 
@@ -273,8 +277,12 @@ enum status forward_layers_run(
         if (pulse && pulse->step)
             pulse->step(pulse->user);
     }
-    if (f->batch->n_logit_rows && !f->normed_ahead)
-        forward_stream_add_and_norm(f, f->a.weights->final_norm, f->a.weights->final_norm_bias,
-            f->a.model->final_norm ? f->normed : NULL);
+    if (f->batch->n_logit_rows == 0 || f->normed_ahead)
+        return STATUS_OK;
+    if (f->a.model->final_norm)
+        forward_stream_add_and_norm(
+            f, f->a.weights->final_norm, f->a.weights->final_norm_bias, f->normed);
+    else
+        forward_stream_plain(f);
     return STATUS_OK;
 }

@@ -10,11 +10,10 @@ static uint32_t stream_dim(const struct model_config *m)
     return m->embed_dim > m->hidden_dim ? m->embed_dim : m->hidden_dim;
 }
 
-uint64_t forward_heap_bytes(
-    const struct model_config *m, const struct shard *s, enum dtype activation, uint32_t rows_max)
+uint64_t forward_heap_bytes(const struct model_config *m, const struct shard *s, uint32_t rows_max)
 {
     uint64_t experts = shard_places_experts(m, s) ? experts_heap_bytes(m, s->tp_size, rows_max) : 0;
-    uint64_t each = (uint64_t)rows_max * stream_dim(m) * dtype_bytes(activation);
+    uint64_t each = (uint64_t)rows_max * stream_dim(m) * sizeof(float);
     uint64_t squares = m->qk_norm == QK_NORM_FULL ? 2 * sizeof(float) * (uint64_t)rows_max : 0;
     return 2 * ((each + 127) & ~(uint64_t)127) + ((squares + 127) & ~(uint64_t)127) + experts;
 }
@@ -65,7 +64,7 @@ static bool take_tables(struct forward *f)
 
 // What each row needs in each buffer, in numbers of the activations' type.
 struct row_shape {
-    uint64_t shared; // residual and x
+    uint64_t shared; // residual and x, with room for f32
     uint64_t stream, qkv, attended, mlp, mlp_in;
 };
 
@@ -97,12 +96,13 @@ static uint64_t routes_bytes(const struct model_config *m, uint32_t rows_max)
 uint64_t forward_bytes(const struct forward_args *a)
 {
     struct row_shape w = row_shape(a->model, a->shard);
-    uint64_t each = 2 * w.shared + w.stream + w.qkv + w.attended + w.mlp;
+    uint64_t each = w.stream + w.qkv + w.attended + w.mlp;
     each += a->kernels->linear_act && !a->model->n_experts ? 0 : w.mlp_in;
     each += a->model->n_experts ? w.stream : 0;
     each += a->kernels->device_memory ? w.stream : 0;
     uint64_t projected = (uint64_t)FORWARD_LOGIT_ROWS * a->model->embed_dim;
-    return (each * a->rows_max + projected) * dtype_bytes(a->activation) +
+    return 2 * w.shared * a->rows_max * sizeof(float) +
+           (each * a->rows_max + projected) * dtype_bytes(a->activation) +
            routes_bytes(a->model, a->rows_max);
 }
 
@@ -111,8 +111,8 @@ bool forward_memory_take(struct forward *f)
     struct row_shape w = row_shape(f->a.model, f->a.shard);
     uint64_t rows = f->a.rows_max;
     bool squares = f->a.model->qk_norm == QK_NORM_FULL, projects = f->a.weights->project_out;
-    f->residual = shared_take(f, rows * w.shared * f->element);
-    f->x = shared_take(f, rows * w.shared * f->element);
+    f->residual = shared_take(f, rows * w.shared * sizeof(float));
+    f->x = shared_take(f, rows * w.shared * sizeof(float));
     if (squares)
         f->squares = shared_take(f, rows * 2 * sizeof(float));
     if (projects)

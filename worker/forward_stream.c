@@ -84,35 +84,65 @@ static struct norm_args norm_shape(const struct forward *f)
         .weight_offset = m->norm_weight_offset};
 }
 
+// The rest of the arguments: what is pending is added to the residual stream.
+static void add_pending(struct forward *f, struct norm_args *a)
+{
+    a->residual = f->residual;
+    a->out_type = f->a.activation;
+    if (f->pending) {
+        a->x = f->x;
+        a->x_scale = f->a.model->residual_scale;
+        a->x_bias = f->pending_bias;
+    }
+    f->pending = false;
+    if (a->x || a->out)
+        f->a.kernels->norm(f->a.device, a);
+}
+
 // Adds what is pending to the residual stream and, unless `out` is NULL, writes its norm there.
 void forward_stream_add_and_norm(
     struct forward *f, const struct weight *weight, const struct weight *bias, void *out)
 {
     struct norm_args args = norm_shape(f);
-    args.residual = f->residual;
     args.weight = weight;
     args.bias = bias;
     args.out = out;
-    if (f->pending) {
-        args.x = f->x;
-        args.x_scale = f->a.model->residual_scale;
-        args.x_bias = f->pending_bias;
-    }
-    f->pending = false;
-    if (args.x || out)
-        f->a.kernels->norm(f->a.device, &args);
+    add_pending(f, &args);
 }
 
-// out = norm(in) and nothing else; they may be the same.
+// out = norm(residual stream) and nothing else; in place where `out` is the stream.
 void forward_stream_norm_into(
-    struct forward *f, const struct weight *weight, const struct weight *bias, void *in, void *out)
+    struct forward *f, const struct weight *weight, const struct weight *bias, void *out)
 {
     struct norm_args args = norm_shape(f);
-    args.residual = in;
+    args.residual = f->residual;
+    args.out_type = out == f->residual ? DTYPE_F32 : f->a.activation;
     args.weight = weight;
     args.bias = bias;
     args.out = out;
     f->a.kernels->norm(f->a.device, &args);
+}
+
+// Norms a block's output in place.
+static void norm_output(struct forward *f, const struct forward_output *o)
+{
+    struct norm_args args = norm_shape(f);
+    args.residual_type = args.out_type = f->a.activation;
+    args.residual = args.out = f->x;
+    args.weight = o->norm;
+    args.bias = o->norm_bias;
+    f->a.kernels->norm(f->a.device, &args);
+}
+
+// Adds what is pending. The stream as activations: itself, where it is of their type.
+const void *forward_stream_plain(struct forward *f)
+{
+    struct norm_args args = norm_shape(f);
+    bool copies = f->a.activation != DTYPE_F32;
+    args.copy = copies;
+    args.out = copies ? f->normed : NULL;
+    add_pending(f, &args);
+    return copies ? f->normed : f->residual;
 }
 
 // What a block reads: the norm of the residual stream, or the stream itself where norms stand
@@ -126,10 +156,14 @@ const void *forward_stream_input(
         f->normed_ahead = false;
         return f->normed;
     }
-    forward_stream_add_and_norm(f, weight, bias, plain ? NULL : f->normed);
-    if (p == NORM_BOTH)
-        forward_stream_norm_into(f, weight, bias, f->residual, f->residual);
-    return plain ? f->residual : f->normed;
+    if (p == NORM_BOTH) {
+        forward_stream_add_and_norm(f, NULL, NULL, NULL);
+        forward_stream_norm_into(f, weight, bias, f->residual);
+    }
+    if (plain)
+        return forward_stream_plain(f);
+    forward_stream_add_and_norm(f, weight, bias, f->normed);
+    return f->normed;
 }
 
 static enum status combine_experts(struct forward *f, struct error *err)
@@ -161,12 +195,12 @@ enum status forward_stream_output_sum(
         TRY(forward_stream_sum(f, f->x, m->hidden_dim, f->a.activation, err));
     }
     if (normed)
-        forward_stream_norm_into(f, o->norm, o->norm_bias, f->x, f->x);
+        norm_output(f, o);
     f->pending = true;
     f->pending_bias = normed ? NULL : o->bias_f32;
     if (m->norm_placement == NORM_SUM) {
         forward_stream_add_and_norm(f, NULL, NULL, NULL);
-        forward_stream_norm_into(f, o->norm, o->norm_bias, f->residual, f->residual);
+        forward_stream_norm_into(f, o->norm, o->norm_bias, f->residual);
     }
     return STATUS_OK;
 }
@@ -193,7 +227,7 @@ enum status forward_stream_output(
 static void keep_on_host(struct forward *f)
 {
     const struct batch *b = f->batch;
-    size_t bytes = (size_t)f->a.model->hidden_dim * f->element;
+    size_t bytes = (size_t)f->a.model->hidden_dim * sizeof(float);
     uint8_t *stream = f->residual;
     for (uint32_t i = 0; i < b->n_logit_rows; i++)
         if (b->logit_rows[i] != i)
@@ -201,10 +235,15 @@ static void keep_on_host(struct forward *f)
     f->row_ids = b->logit_rows;
 }
 
-void forward_stream_gather(struct forward *f, uint32_t dim, const void *in, void *out)
+void forward_stream_gather(
+    struct forward *f, uint32_t dim, enum dtype type, const void *in, void *out)
 {
-    struct gather_args args = {
-        .batch = f->batch, .n_rows = f->batch->n_logit_rows, .dim = dim, .in = in, .out = out};
+    struct gather_args args = {.batch = f->batch,
+        .n_rows = f->batch->n_logit_rows,
+        .dim = dim,
+        .type = type,
+        .in = in,
+        .out = out};
     f->a.kernels->gather(f->a.device, &args);
 }
 
@@ -231,10 +270,10 @@ static void keep_on_device(struct forward *f)
 {
     const struct model_config *m = f->a.model;
     check(!f->pending);
-    forward_stream_gather(f, m->hidden_dim, f->residual, f->x);
+    forward_stream_gather(f, m->hidden_dim, DTYPE_F32, f->residual, f->x);
     swap(&f->residual, &f->x, &f->residual_swapped);
     if (m->parallel_residual && m->shared_parallel_norm) {
-        forward_stream_gather(f, m->hidden_dim, f->normed, f->kept);
+        forward_stream_gather(f, m->hidden_dim, f->a.activation, f->normed, f->kept);
         swap(&f->normed, &f->kept, &f->normed_swapped);
     }
 }

@@ -272,8 +272,7 @@ static enum status open_group(struct rank *r, struct error *err)
         return STATUS_OK;
     TRY(agree(r, open_coll_device(r, err), err));
     struct coll_args args = {.backend = "auto",
-        .heap_bytes = forward_heap_bytes(
-                          &r->model, &r->shard, r->activation, r->options.max_num_batched_tokens) +
+        .heap_bytes = forward_heap_bytes(&r->model, &r->shard, r->options.max_num_batched_tokens) +
                       sampler_heap_bytes(&r->model, &r->shard) + HEAP_SLACK_BYTES,
         .device = r->group_on_device ? &r->coll_device : NULL,
         .timeout_ms = r->options.collective_timeout_ms,

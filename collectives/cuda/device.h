@@ -87,11 +87,11 @@ enum status coll_device_broadcast(struct coll_device_group *d, void *buffer, siz
 enum status coll_device_barrier(struct coll_device_group *d, void *stream, struct error *err);
 
 // residual = fma(sum over ranks of x + bias, scale, residual); out = RMSNorm(residual) * (offset +
-// weight), in the order of kernels/cpu/canon.h; sum, residual and out are rounded to dtype: the
-// bits of all-reduce and norm in turn, and of coll_all_reduce_norm on the host.
+// weight), in the order of kernels/cpu/canon.h; sum and out are rounded to dtype, the residual is
+// of f32: the bits of all-reduce and norm in turn, and of coll_all_reduce_norm on the host.
 struct coll_device_norm_args {
     const void *x;                  // [rows, dim]
-    void *residual;                 // [rows, dim], in and out; equal on all ranks
+    float *residual;                // [rows, dim], in and out; equal on all ranks
     const float *bias;              // [dim] or NULL
     const void *weight;             // [dim] of weight_dtype; NULL: ones
     enum dtype dtype, weight_dtype; // f32, f16 or bf16

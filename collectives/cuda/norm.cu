@@ -16,10 +16,9 @@ struct norm_call {
     float scale, offset, eps;
 };
 
-// Adds the sums, rounded to the type that the all-reduce would have stored, to the residual.
+// Adds the sums, rounded to the type that the all-reduce would have stored, to the residual stream.
 template <class T> struct residual_sink {
-    T *residual;
-    float *kept;
+    float *residual, *kept;
     const float *bias; // or nullptr
     float scale;
 
@@ -32,9 +31,9 @@ template <class T> struct residual_sink {
                 float x = phx_float(phx_round<T>(sum[i]));
                 if (bias != nullptr)
                     x = x + bias[at + i];
-                T r = phx_round<T>(fmaf(x, scale, phx_float(residual[at + i])));
+                float r = fmaf(x, scale, residual[at + i]);
                 residual[at + i] = r;
-                kept[at + i] = phx_float(r);
+                kept[at + i] = r;
             }
     }
 };
@@ -79,7 +78,7 @@ __device__ __forceinline__ void norm_row(
 
 template <class T>
 __global__ void __launch_bounds__(norm_threads, 1) norm_kernel(
-    const __grid_constant__ pad_group g, const T *x, T *residual, T *out, const norm_call c)
+    const __grid_constant__ pad_group g, const T *x, float *residual, T *out, const norm_call c)
 {
     constexpr unsigned each = PAD_PACKETS * 8 / sizeof(T);
     PHX_SHARED_DYNAMIC(float, kept);
@@ -102,7 +101,7 @@ __global__ void __launch_bounds__(norm_threads, 1) norm_kernel(
 
 template <class T>
 __global__ void __launch_bounds__(norm_threads, 1)
-    alone_kernel(const T *x, T *residual, T *out, const norm_call c)
+    alone_kernel(const T *x, float *residual, T *out, const norm_call c)
 {
     PHX_SHARED_DYNAMIC(float, kept);
     PHX_SHARED(float, scale);
@@ -120,12 +119,13 @@ __global__ void __launch_bounds__(norm_threads, 1)
 
 template <class T> struct buffers {
     const T *x;
-    T *residual, *out;
+    float *residual;
+    T *out;
 };
 
 template <class T> buffers<T> buffers_of(const coll_device_norm_args *a)
 {
-    return {static_cast<const T *>(a->x), static_cast<T *>(a->residual), static_cast<T *>(a->out)};
+    return {static_cast<const T *>(a->x), a->residual, static_cast<T *>(a->out)};
 }
 
 template <class K> cudaError_t allow_bytes(K kernel, size_t bytes)

@@ -57,7 +57,8 @@ static void embed_task(void *arg, uint32_t task, uint32_t thread)
 void cpu_embed(struct device *d, const struct embed_args *a)
 {
     const struct weight *w = a->table != NULL ? a->table : a->positions;
-    check(w != NULL && (a->positions == NULL || a->positions->k == w->k));
+    check(
+        a->out_type == DTYPE_F32 && w != NULL && (a->positions == NULL || a->positions->k == w->k));
     struct embed_job j = {.a = a, .dim = w->k, .rows_per_task = 8};
     team_run(d->team, embed_task, &j, (a->batch->n_rows + 7) / 8);
 }

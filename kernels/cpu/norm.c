@@ -39,6 +39,13 @@ void norm_plain_row(const struct norm_row *a)
     }
 }
 
+static void copy_row(const struct norm_row *a)
+{
+    add_plain(a);
+    if (a->out != NULL)
+        memcpy(a->out, a->residual, a->dim * sizeof *a->out);
+}
+
 struct norm_job {
     const struct norm_args *a;
     struct norm_row row; // what all rows share
@@ -65,6 +72,9 @@ static void norm_task(void *arg, uint32_t task, uint32_t thread)
 void cpu_norm(struct device *d, const struct norm_args *a)
 {
     check(a->dim > 0 && (a->x == NULL || a->out != a->residual));
+    check(a->residual_type == DTYPE_F32 && a->out_type == DTYPE_F32);
+    check(!a->copy || (a->weight == NULL && a->bias == NULL));
+    check(!a->copy || a->out == NULL || a->out != a->residual);
     struct norm_job j = {.a = a, .run = norm_plain_row};
     j.row = (struct norm_row){.dim = a->dim,
         .layer = a->layer,
@@ -82,7 +92,9 @@ void cpu_norm(struct device *d, const struct norm_args *a)
         j.row.bias = weight_row(a->bias, 0);
         j.row.bias_dtype = a->bias->dtype;
     }
-    if (d->isa == CPU_ISA_AVX512)
+    if (a->copy)
+        j.run = copy_row;
+    else if (d->isa == CPU_ISA_AVX512)
         j.run = norm_avx512_row;
     else if (d->isa == CPU_ISA_AVX2)
         j.run = norm_avx2_row;

@@ -90,7 +90,7 @@ size_t page_bytes(const struct kv_layer *l)
 void cuda_gather(struct device *d, const struct gather_args *a)
 {
     const uint32_t *rows = d->batch.logit_rows;
-    size_t bytes = (size_t)a->dim * dtype_bytes(d->activation);
+    size_t bytes = (size_t)a->dim * dtype_bytes(a->type);
     if (a->n_rows == 0)
         return;
     if (a->row_ids != NULL)

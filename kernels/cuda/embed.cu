@@ -68,7 +68,8 @@ void cuda_embed(struct device *d, const struct embed_args *a)
     }
     if (d->batch.n_rows == 0)
         return;
-    phx_dispatch(d->activation, [&](auto type) {
+    check(a->out_type == DTYPE_F32 || a->out_type == d->activation);
+    phx_dispatch(a->out_type, [&](auto type) {
         using T = decltype(type);
         device_keep(d,
             phx_launch(device_launch(d, dim3(d->batch.n_rows), dim3(c.dim < 128 ? 32 : 256)),

@@ -239,14 +239,14 @@ float widen(const void *p, enum dtype t, size_t i)
 }
 
 // The definition in device.h, one element at a time; x holds the sum.
-void norm_row(const coll_device_norm_args &a, const void *x, void *residual, void *out, size_t at)
+void norm_row(const coll_device_norm_args &a, const void *x, float *residual, void *out, size_t at)
 {
     float lane[16] = {};
     for (uint32_t i = 0; i < a.dim; i++) {
         float v = widen(x, a.dtype, at + i);
         v = a.bias != nullptr ? v + a.bias[i] : v;
-        narrow(residual, a.dtype, at + i, fmaf(v, a.scale, widen(residual, a.dtype, at + i)));
-        float r = widen(residual, a.dtype, at + i);
+        float r = fmaf(v, a.scale, residual[at + i]);
+        residual[at + i] = r;
         lane[i % 16] = fmaf(r, r, lane[i % 16]);
     }
     for (int half = 8; half > 0; half /= 2)
@@ -255,7 +255,7 @@ void norm_row(const coll_device_norm_args &a, const void *x, void *residual, voi
     float s = 1.0f / sqrtf(lane[0] / static_cast<float>(a.dim) + a.eps);
     for (uint32_t i = 0; i < a.dim; i++) {
         float w = a.weight != nullptr ? a.offset + widen(a.weight, a.weight_dtype, i) : 1.0f;
-        narrow(out, a.dtype, at + i, widen(residual, a.dtype, at + i) * s * w);
+        narrow(out, a.dtype, at + i, residual[at + i] * s * w);
     }
 }
 
@@ -266,12 +266,12 @@ void norm_once(device_ranks &g, uint32_t dim, uint64_t seed, bool alone)
     const size_t count = rows * dim;
     const enum dtype t = types[seed % 3];
     std::vector<std::vector<uint8_t>> x(g.size, std::vector<uint8_t>(count * 4));
-    std::vector<uint8_t> start(count * 4), want(count * 4), sum(count * 4), w(dim * 4);
-    std::vector<float> bias(dim);
+    std::vector<uint8_t> want(count * 4), sum(count * 4), w(dim * 4);
+    std::vector<float> start(count), bias(dim);
     coll_device_norm_args a = {};
     a.dtype = t;
     a.weight_dtype = types[seed / 3 % 3];
-    device_fill(start.data(), count, t, seed + 1, 77);
+    device_fill(start.data(), count, DTYPE_F32, seed + 1, 77);
     device_fill(w.data(), dim, a.weight_dtype, seed + 2, 78);
     device_fill(bias.data(), dim, DTYPE_F32, seed + 3, 79);
     device_expect(sum.data(), count, t, false, seed, g.size);
@@ -282,7 +282,8 @@ void norm_once(device_ranks &g, uint32_t dim, uint64_t seed, bool alone)
     a.scale = seed % 2 != 0 ? 1.0f : 0.3f;
     a.offset = seed % 3 == 1 ? 1.0f : 0.0f;
     a.eps = 1e-5f;
-    std::vector<std::vector<uint8_t>> residual(g.size, start), out = x;
+    std::vector<std::vector<float>> residual(g.size, start);
+    std::vector<std::vector<uint8_t>> out = x;
     for (uint32_t r = 0; r < rows; r++)
         norm_row(a, sum.data(), start.data(), want.data(), r * dim);
     for (uint32_t r = 0; r < g.size; r++)
@@ -298,7 +299,7 @@ void norm_once(device_ranks &g, uint32_t dim, uint64_t seed, bool alone)
     }),
         STATUS_OK);
     for (uint32_t r = 0; r < g.size; r++) {
-        assert_memory_equal(residual[r].data(), start.data(), count * dtype_bytes(t));
+        assert_memory_equal(residual[r].data(), start.data(), count * sizeof(float));
         assert_memory_equal(out[r].data(), want.data(), count * dtype_bytes(t));
     }
 }

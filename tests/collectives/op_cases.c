@@ -27,7 +27,7 @@ static void put(void *p, size_t i, enum dtype t, float f)
 
 // The definition in collectives.h and reduce.h, one element at a time.
 static void norm_reference(
-    const struct coll_all_reduce_norm_args *c, const void *sum, void *residual, void *out)
+    const struct coll_all_reduce_norm_args *c, const void *sum, float *residual, void *out)
 {
     for (size_t r = 0; r < c->n_rows; r++) {
         float lane[16] = {0};
@@ -36,9 +36,8 @@ static void norm_reference(
             float x = get(sum, at + i, c->dtype);
             if (c->bias != NULL)
                 x = x + c->bias[i];
-            put(residual, at + i, c->dtype,
-                fmaf(x, c->residual_scale, get(residual, at + i, c->dtype)));
-            float v = get(residual, at + i, c->dtype);
+            float v = fmaf(x, c->residual_scale, residual[at + i]);
+            residual[at + i] = v;
             lane[i % 16] = fmaf(v, v, lane[i % 16]);
         }
         for (size_t half = 8; half > 0; half /= 2)
@@ -48,7 +47,7 @@ static void norm_reference(
         for (size_t i = 0; i < c->dim; i++) {
             float w =
                 c->weight != NULL ? c->weight_offset + get(c->weight, i, c->weight_dtype) : 1.0f;
-            put(out, at + i, c->dtype, get(residual, at + i, c->dtype) * s * w);
+            put(out, at + i, c->dtype, residual[at + i] * s * w);
         }
     }
 }
@@ -56,17 +55,16 @@ static void norm_reference(
 int op_cases_norm(struct coll_group *g, void *x, const struct norm_case *c)
 {
     size_t n = c->n_rows * c->dim, bytes = n * dtype_bytes(c->dtype);
-    char *room = malloc(5 * bytes + c->dim * sizeof(float) + 1);
-    WANT(room != NULL);
-    char *residual = room, *want_residual = room + bytes, *out = room + 2 * bytes;
-    char *want_out = room + 3 * bytes, *sum = room + 4 * bytes;
+    float *residual = malloc(2 * n * sizeof(float) + 1), *want_residual = residual + n;
+    char *out = malloc(3 * bytes + 1), *want_out = out + bytes, *sum = out + 2 * bytes;
+    WANT(residual != NULL && out != NULL);
     enum dtype weight_dtype = types[c->seed % 3];
     float *weight = malloc((c->dim + 1) * sizeof(float)), *bias = malloc((c->dim + 1) * 4);
     WANT(weight != NULL && bias != NULL);
     ranks_fill(weight, c->dim, weight_dtype, c->seed + 1, 0, false);
     ranks_fill(bias, c->dim, DTYPE_F32, c->seed + 3, 0, false);
-    ranks_fill(residual, n, c->dtype, c->seed + 2, 0, false);
-    memcpy(want_residual, residual, bytes);
+    ranks_fill(residual, n, DTYPE_F32, c->seed + 2, 0, false);
+    memcpy(want_residual, residual, n * sizeof(float));
     ranks_fill(x, n, c->dtype, c->seed, coll_rank(g), false);
     ranks_expect(sum, n, c->dtype, COLL_SUM, c->seed, coll_size(g), false);
     struct coll_all_reduce_norm_args a = {.x = x,
@@ -84,11 +82,12 @@ int op_cases_norm(struct coll_group *g, void *x, const struct norm_case *c)
         .out = out};
     enum status s = coll_all_reduce_norm(g, &a);
     norm_reference(&a, sum, want_residual, want_out);
-    int same = s == STATUS_OK && memcmp(residual, want_residual, bytes) == 0 &&
+    int same = s == STATUS_OK && memcmp(residual, want_residual, n * sizeof(float)) == 0 &&
                memcmp(out, want_out, bytes) == 0;
     free(weight);
     free(bias);
-    free(room);
+    free(residual);
+    free(out);
     if (!same)
         fprintf(stderr, "norm of %zu rows of %zu %s, %s: %s\n", c->n_rows, c->dim,
             dtype_name(c->dtype), c->symmetric ? "symmetric" : "private", status_name(s));

@@ -39,6 +39,7 @@ struct step {
         e.batch = b;
         e.table = table.emu;
         e.scale = 1;
+        e.out_type = s.type;
         e.out = x.p;
         s.emu->embed(s.emu_device, &e);
         struct linear_args l = {};
@@ -67,6 +68,7 @@ struct step {
         n.n_rows = n_rows;
         n.dim = DIM;
         n.eps = 1e-5f;
+        n.residual_type = n.out_type = s.type;
         n.residual = z.p;
         n.out = x.p;
         s.emu->norm(s.emu_device, &n);

@@ -13,6 +13,7 @@ void embed_matches(void **)
     for (unsigned round = 0; round < 24; round++) {
         emu_seed(round);
         sides s(types[round % 3]);
+        enum dtype type = round % 5 > 2 ? s.type : DTYPE_F32; // of the result
         uint32_t dim = 1 + random_below(&r, round % 2 ? 300 : 20), vocab = 40;
         uint32_t begin = random_below(&r, 30), count = 1 + random_below(&r, 20);
         test_batch t(&r, {1 + random_below(&r, 4), 6, 40, 16, vocab, true});
@@ -28,24 +29,27 @@ void embed_matches(void **)
         a.positions = round % 2 ? learned.cpu : nullptr;
         a.out = expected.data();
         s.cpu->embed(s.cpu_device, &a);
-        on_device out(s, expected.size() * dtype_bytes(s.type));
+        on_device out(s, expected.size() * dtype_bytes(type));
+        a.out_type = type;
         a.table = table.emu;
         a.positions = round % 2 ? learned.emu : nullptr;
         a.out = out.p;
         s.emu->batch_begin(s.emu_device, &t.b);
         s.emu->embed(s.emu_device, &a);
-        assert_close("embed", expected, out.read(s.type), s.type);
+        assert_close("embed", expected, out.read(type), type);
         // Positions alone, to what is there.
         a.batch = &t.b;
         a.table = nullptr;
         a.positions = learned.cpu;
-        expected = out.read(s.type);
+        a.out_type = DTYPE_F32;
+        expected = out.read(type);
         a.out = expected.data();
         s.cpu->embed(s.cpu_device, &a);
         a.positions = learned.emu;
+        a.out_type = type;
         a.out = out.p;
         s.emu->embed(s.emu_device, &a);
-        assert_close("positions", expected, out.read(s.type), s.type);
+        assert_close("positions", expected, out.read(type), type);
     }
 }
 
@@ -55,14 +59,17 @@ struct norm_case {
     bool adds, in_place;
 };
 
-// Runs both and compares the residual and the norm.
+// Runs both and compares the residual and the norm; `a` says of which types they are.
 void norm_run(
     const sides &s, norm_case &c, struct norm_args a, const both_weights *w, const both_weights *b)
 {
     floats residual = c.residual, out(c.residual.size());
-    on_device x(s, c.x, s.type), bias(s, c.x_bias, DTYPE_F32), there(s, c.residual, s.type);
-    on_device written(s, c.residual.size() * dtype_bytes(s.type));
+    on_device x(s, c.x, s.type), bias(s, c.x_bias, DTYPE_F32),
+        there(s, c.residual, a.residual_type);
+    on_device written(s, c.residual.size() * dtype_bytes(a.out_type));
     struct norm_args cpu = a, emu = a;
+    cpu.residual_type = cpu.out_type = DTYPE_F32;
+    cpu.copy = false;
     cpu.residual = residual.data();
     cpu.out = out.data();
     emu.residual = there.p;
@@ -82,16 +89,22 @@ void norm_run(
     // The norm is that of the residual as it is stored.
     cpu.out = nullptr;
     s.cpu->norm(s.cpu_device, &cpu);
-    residual = rounded(residual, s.type);
+    residual = rounded(residual, a.residual_type);
     cpu.x = nullptr;
     cpu.x_bias = nullptr;
     cpu.out = out.data();
     cpu.residual = residual.data();
+    cpu.copy = a.copy;
     s.cpu->norm(s.cpu_device, &cpu);
     s.emu->norm(s.emu_device, &emu);
+    floats kept = there.read(a.residual_type),
+           got = (c.in_place ? there : written).read(a.out_type);
     if (!c.in_place)
-        assert_close("residual", residual, there.read(s.type), s.type, 1);
-    assert_close("norm", out, (c.in_place ? there : written).read(s.type), s.type, 2);
+        assert_close("residual", residual, kept, a.residual_type, 1);
+    if (a.copy)
+        assert_equal("copy", rounded(kept, a.out_type), got);
+    else
+        assert_close("norm", out, got, a.out_type, 2);
 }
 
 void norm_matches(void **)
@@ -109,10 +122,14 @@ void norm_matches(void **)
         c.in_place = !c.adds && round % 8 == 5;
         c.x = draw(&r, c.rows * c.dim, 1, s.type);
         c.x_bias = draw(&r, c.dim, 1, DTYPE_F32);
-        c.residual = draw(&r, c.rows * c.dim, 1, s.type);
+        struct norm_args a = {};
+        a.residual_type = round % 4 == 2 ? s.type : DTYPE_F32;
+        a.out_type =
+            a.residual_type == DTYPE_F32 && (c.in_place || round % 7 == 1) ? DTYPE_F32 : s.type;
+        a.copy = round % 8 == 3;
+        c.residual = draw(&r, c.rows * c.dim, 1, a.residual_type);
         both_weights w(s, draw(&r, c.dim, 1, s.type), 1, c.dim, types[round / 3 % 3]);
         both_weights b(s, draw(&r, c.dim, 1, s.type), 1, c.dim, types[round / 2 % 3]);
-        struct norm_args a = {};
         a.n_rows = c.rows;
         a.dim = c.dim;
         a.layer = round % 5 > 2 && c.dim > 1;
@@ -120,7 +137,8 @@ void norm_matches(void **)
         a.weight_offset = round % 7 == 6 ? 1.0f : 0.0f;
         a.x_scale = round % 6 == 5 ? 0.25f : 1.0f;
         a.x_bias = round % 2 ? c.x_bias.data() : nullptr;
-        norm_run(s, c, a, round % 9 == 8 ? nullptr : &w, round % 3 == 2 ? &b : nullptr);
+        norm_run(s, c, a, a.copy || round % 9 == 8 ? nullptr : &w,
+            !a.copy && round % 3 == 2 ? &b : nullptr);
     }
 }
 
