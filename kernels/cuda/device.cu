@@ -268,6 +268,7 @@ void cuda_device_close(struct device *d)
     if (d->stream != NULL)
         cudaStreamSynchronize(d->stream);
     device_graphs_close(d);
+    device_constants_close(d);
     if (d->samplers_close != NULL)
         d->samplers_close(d);
     for (int i = 0; i < DEVICE_STAGINGS; i++) {

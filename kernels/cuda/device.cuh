@@ -73,6 +73,7 @@ enum { DEVICE_STAGINGS = 2, DEVICE_TICKETS = 1024 };
 
 struct device_samplers; // sample.cu
 struct device_graphs;   // graph.cu
+struct device_constant; // constants.cu
 struct blas;            // blas.h
 
 struct device {
@@ -99,11 +100,12 @@ struct device {
     cudaEvent_t mark[KERNELS_MARKS]; // NULL until it is set for the first time
     uint8_t *workspace;
     size_t workspace_bytes;
-    struct device_graphs *graphs; // graph.cu; NULL until one is wanted
-    bool recording;               // a graph: no copy from the host, no new memory
-    bool recording_failed;        // more workspace was wanted than there is,
-    size_t workspace_wanted;      // namely so much
-    uint32_t memory_turn;         // changes with the addresses of batch and workspace
+    struct device_constant *constants; // constants.cu
+    struct device_graphs *graphs;      // graph.cu; NULL until one is wanted
+    bool recording;                    // a graph: no copy from the host, no new memory
+    bool recording_failed;             // more workspace was wanted than there is,
+    size_t workspace_wanted;           // namely so much
+    uint32_t memory_turn;              // changes with the addresses of batch and workspace
 
     uint32_t *tickets; // [DEVICE_TICKETS], see device_tickets
     struct blas *blas; // cuBLASLt, NULL where there is none or it was not wanted yet
@@ -136,6 +138,11 @@ void *device_workspace(struct device *d, size_t bytes);
 // returns. They stay until the stream has run what is enqueued before half a ring of further
 // uploads. NULL after a failure. Not while a graph is recorded.
 void *device_upload(struct device *d, const void *host, size_t bytes);
+// Numbers of the host's that are the same in every step, say addresses of weights: brought once and
+// again where they are others than those of the last call with this key. They stay until the device
+// is closed. NULL after a failure, and while a graph is recorded, which is given up, where they are
+// not there yet.
+const void *device_constants(struct device *d, const void *key, const void *host, size_t bytes);
 // Where blocks that share a sum say that they are done: DEVICE_TICKETS zeros, and each op leaves
 // zeros. NULL after a failure.
 uint32_t *device_tickets(struct device *d);
@@ -152,6 +159,7 @@ inline unsigned device_grid(uint64_t n, unsigned block)
 // The numbers of the host for a batch that has been brought: what grids are made of.
 void device_bound_batch(struct device *d, const struct batch *b);
 void device_graphs_close(struct device *d);
+void device_constants_close(struct device *d);
 
 // ---- for the files of the device itself
 // ----------------------------------------------------------
@@ -198,6 +206,7 @@ void cuda_linear(struct device *d, const struct linear_args *a);
 void cuda_linear_act(struct device *d, const struct linear_args *a, const struct act_args *act);
 void cuda_clip(struct device *d, const struct clip_args *a);
 void cuda_qk_norm(struct device *d, const struct qk_norm_args *a);
+void cuda_experts(struct device *d, const struct experts_args *a);
 void cuda_rope_kv(struct device *d, const struct rope_kv_args *a);
 void cuda_attention(struct device *d, const struct attention_args *a);
 void cuda_act(struct device *d, const struct act_args *a);

@@ -32,16 +32,6 @@ __global__ void __launch_bounds__(pack_threads)
     }
 }
 
-uint32_t rounded_up(uint32_t k)
-{
-    return (k + pack_elements - 1) / pack_elements * pack_elements;
-}
-
-bool is_aligned(const void *x, uint64_t stride_bytes)
-{
-    return reinterpret_cast<uintptr_t>(x) % 16 == 0 && stride_bytes % 16 == 0;
-}
-
 size_t whole(size_t bytes)
 {
     return (bytes + 255) / 256 * 256;
@@ -83,10 +73,10 @@ job plan_job(const struct device *d, const struct linear_args *a)
     j.shape.k = c.k;
     j.shape.half = c.x_type == c.w_type && c.x_type != DTYPE_F32;
     j.shape.n_sms = d->n_sms;
-    c.x_aligned = is_aligned(c.x, c.x_stride * dtype_bytes(c.x_type));
-    j.packs = j.shape.half && (!c.x_aligned || c.k % pack_elements != 0);
+    c.x_aligned = linear_aligned(c.x, c.x_stride * dtype_bytes(c.x_type));
+    j.packs = j.shape.half && linear_must_pack(c.x, c.x_stride, c.k);
     if (j.packs)
-        j.x_bytes = whole((size_t)c.m * rounded_up(c.k) * sizeof(uint16_t));
+        j.x_bytes = whole((size_t)c.m * linear_packed_k(c.k) * sizeof(uint16_t));
     return j;
 }
 
@@ -106,20 +96,6 @@ void plan_kernel(job &j)
     j.partial_bytes = whole(linear_plan_partials(&j.plan, &j.shape) * sizeof(float));
 }
 
-void pack(struct device *d, job &j, void *to)
-{
-    linear_call &c = j.call;
-    uint32_t k = rounded_up(c.k);
-    phx_launch_config l = device_launch_waiting(
-        d, device_grid((uint64_t)c.m * k / pack_elements, pack_threads), pack_threads);
-    device_keep(d,
-        phx_launch(l, pack_kernel, static_cast<const uint16_t *>(c.x), c.x_stride,
-            static_cast<uint4 *>(to), c.m, c.k),
-        "linear: pack");
-    c.x = to;
-    c.x_stride = c.k = k;
-}
-
 // Runs the product, which may write its part of the workspace.
 void run(struct device *d, job &j, uint8_t *memory)
 {
@@ -128,8 +104,11 @@ void run(struct device *d, job &j, uint8_t *memory)
     j.call.tickets = device_tickets(d);
     if (j.call.tickets == NULL)
         return;
-    if (j.packs)
-        pack(d, j, memory);
+    if (j.packs) {
+        linear_pack(d, j.call.x, j.call.x_stride, j.call.m, j.call.k, memory);
+        j.call.x = memory;
+        j.call.x_stride = j.call.k = linear_packed_k(j.call.k);
+    }
     j.call.partials = reinterpret_cast<float *>(memory + j.x_bytes);
     static_assert((int)LINEAR_TICKETS_MAX <= (int)DEVICE_TICKETS, "a block has a ticket");
     check(linear_plan_tickets(&j.plan) <= LINEAR_TICKETS_MAX);
@@ -142,6 +121,32 @@ void run(struct device *d, job &j, uint8_t *memory)
 }
 
 } // namespace
+
+bool linear_aligned(const void *x, uint64_t stride_bytes)
+{
+    return reinterpret_cast<uintptr_t>(x) % 16 == 0 && stride_bytes % 16 == 0;
+}
+
+bool linear_must_pack(const void *x, uint64_t x_stride, uint32_t k)
+{
+    return k % pack_elements != 0 || !linear_aligned(x, x_stride * sizeof(uint16_t));
+}
+
+uint32_t linear_packed_k(uint32_t k)
+{
+    return (k + pack_elements - 1) / pack_elements * pack_elements;
+}
+
+void linear_pack(
+    struct device *d, const void *x, uint64_t x_stride, uint32_t m, uint32_t k, void *to)
+{
+    phx_launch_config l = device_launch_waiting(d,
+        device_grid((uint64_t)m * linear_packed_k(k) / pack_elements, pack_threads), pack_threads);
+    device_keep(d,
+        phx_launch(l, pack_kernel, static_cast<const uint16_t *>(x), x_stride,
+            static_cast<uint4 *>(to), m, k),
+        "linear: pack");
+}
 
 void cuda_linear(struct device *d, const struct linear_args *a)
 {

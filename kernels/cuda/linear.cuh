@@ -41,17 +41,58 @@ struct linear_call {
     unsigned *tickets; // one a tile, zero between calls
 };
 
+// Rows of x that are multiplied with different weights of one shape: groups (experts). Which rows
+// belong together is known on the device only; a tile has rows of one group. Where rows are counted
+// here, they are in the order of groups.
+struct linear_group_weight {
+    const void *data;
+    uint32_t stride; // elements
+    enum dtype type;
+};
+
+struct linear_group_tile {
+    unsigned group, first, n_rows;
+};
+
+struct linear_groups {
+    const linear_group_tile *tile; // [*n_tiles], each with at most linear_plan_m_tile() rows
+    const unsigned *n_tiles;
+    const linear_group_weight *weight; // [groups]
+    const unsigned *x_rows;            // which rows of x they are; NULL: x is in that order itself
+};
+
+// The product of one tile: its rows begin at 0.
+struct linear_tile_call : linear_call {
+    const unsigned *x_rows; // NULL: those of x
+};
+
 // Each starts its kernel; `p` is what linear_plan_make said.
 struct device;
 cudaError_t linear_rows(const linear_call &a, const linear_plan &p, struct device *d);
 cudaError_t linear_tile(const linear_call &a, const linear_plan &p, struct device *d);
 cudaError_t linear_ffma(const linear_call &a, const linear_plan &p, struct device *d);
+// The same for groups; `p` is what linear_plan_grouped said. w, w_stride and w_type of the call are
+// the groups', and x_aligned is of all rows of x.
+cudaError_t linear_rows_grouped(
+    const linear_call &a, const linear_groups &g, const linear_plan &p, struct device *d);
+cudaError_t linear_tile_grouped(
+    const linear_call &a, const linear_groups &g, const linear_plan &p, struct device *d);
+cudaError_t linear_ffma_grouped(
+    const linear_call &a, const linear_groups &g, const linear_plan &p, struct device *d);
 
 // By cuBLASLt: whether it may and should, and its product with BLAS_WORKSPACE_BYTES of workspace;
 // false where cuBLASLt has no way to do it, and nothing was done. `file` is a library for tests.
 enum status linear_blas_open(struct device *d, const char *file, struct error *err);
 bool linear_blas_wants(struct device *d, const linear_call &a);
 bool linear_blas_run(struct device *d, const linear_call &a, void *workspace);
+
+bool linear_aligned(const void *x, uint64_t stride_bytes); // rows begin at multiples of 16 bytes
+// Rows of 16-bit floats as tensor cores take them, whole chunks of eight with zeros at the end:
+// whether they have to be copied for that, how long they are then, and the copy.
+bool linear_must_pack(const void *x, uint64_t x_stride, uint32_t k);
+uint32_t linear_packed_k(uint32_t k);
+void linear_pack(
+    struct device *d, const void *x, uint64_t x_stride, uint32_t m, uint32_t k, void *to);
 
 __device__ __forceinline__ float linear_load(const void *p, enum dtype t, uint64_t i)
 {
@@ -134,6 +175,38 @@ __device__ __forceinline__ bool linear_is_last(unsigned *ticket, unsigned n_bloc
     }
     __syncthreads();
     return before == n_blocks - 1;
+}
+
+__device__ __forceinline__ uint64_t linear_x_row(const linear_call &, unsigned m)
+{
+    return m;
+}
+
+__device__ __forceinline__ uint64_t linear_x_row(const linear_tile_call &a, unsigned m)
+{
+    return a.x_rows != nullptr ? a.x_rows[m] : m;
+}
+
+// Fills `a` for tile `i`; false where there is none.
+__device__ __forceinline__ bool linear_begin_tile(
+    linear_tile_call &a, const linear_call &all, const linear_groups &g, unsigned i)
+{
+    if (i >= *g.n_tiles)
+        return false;
+    linear_group_tile tile = g.tile[i];
+    linear_group_weight w = g.weight[tile.group];
+    static_cast<linear_call &>(a) = all;
+    a.m = tile.n_rows;
+    a.w = w.data;
+    a.w_stride = w.stride;
+    a.w_type = w.type;
+    a.out = static_cast<char *>(all.out) +
+            tile.first * all.out_stride * (all.out_type == DTYPE_F32 ? 4 : 2);
+    a.x_rows = g.x_rows != nullptr ? g.x_rows + tile.first : nullptr;
+    if (g.x_rows == nullptr)
+        a.x = static_cast<const char *>(all.x) +
+              tile.first * all.x_stride * (all.x_type == DTYPE_F32 ? 4 : 2);
+    return true;
 }
 
 // Two steps of mma.sync over 32 elements of K: c[i] belongs to (low, high), rows g and g + 8 of 16

@@ -10,9 +10,12 @@ namespace
 constexpr unsigned threads = 256, tile_n = 64, tile_k = 32, held = 8, lanes_k = tile_k / held;
 static_assert(tile_n * lanes_k == threads, "a thread brings eight elements of w");
 
-// BM rows of x; a thread sums TN x TM outputs.
-template <unsigned BM, unsigned TN, unsigned TM> struct ffma_block {
-    static constexpr unsigned columns = tile_n / TN; // threads side by side
+// BM rows of x; a thread sums TN x TM outputs. Gated: the first half of the tile's rows of w are of
+// the gate, the others their up rows.
+template <unsigned BM, unsigned TN, unsigned TM, class C = linear_call, bool gated = false>
+struct ffma_block {
+    static constexpr unsigned outputs = gated ? tile_n / 2 : tile_n; // columns of the result
+    static constexpr unsigned columns = tile_n / TN;                 // threads side by side
     static_assert(columns * (BM / TM) == threads, "every thread has its outputs");
 
     static constexpr unsigned distance = tile_n + 4; // of rows of the result
@@ -25,19 +28,31 @@ template <unsigned BM, unsigned TN, unsigned TM> struct ffma_block {
     };
     static_assert(BM * distance * sizeof(float) <= sizeof(memory), "the result has room");
 
-    const linear_call &a;
+    const C &a;
     memory &tile;
     unsigned n0, m0;
     float w[held], x[held], c[TN][TM], total[TN][TM];
 
-    __device__ __forceinline__ ffma_block(const linear_call &call, memory &shared)
-        : a(call), tile(shared), n0(blockIdx.x * tile_n), m0(blockIdx.y * BM)
+    __device__ __forceinline__ ffma_block(
+        const C &call, memory &shared, unsigned n_tile, unsigned m_tile)
+        : a(call), tile(shared), n0(n_tile * outputs), m0(m_tile * BM)
     {
 #pragma unroll
         for (unsigned i = 0; i < TN; i++)
 #pragma unroll
             for (unsigned j = 0; j < TM; j++)
                 c[i][j] = total[i][j] = 0.0f;
+    }
+
+    __device__ __forceinline__ unsigned n_outputs() const
+    {
+        return gated ? a.n / 2 : a.n;
+    }
+
+    __device__ __forceinline__ uint64_t w_row(unsigned row) const
+    {
+        bool up = gated && row >= outputs;
+        return min(n0 + row - (up ? outputs : 0), n_outputs() - 1) + (up ? n_outputs() : 0);
     }
 
     // Elements k .. k + 7 of a row, zeros from K on.
@@ -78,9 +93,10 @@ template <unsigned BM, unsigned TN, unsigned TM> struct ffma_block {
     __device__ __forceinline__ void load(unsigned k)
     {
         unsigned row = threadIdx.x / lanes_k, at = k + threadIdx.x % lanes_k * held;
-        fetch(w, a.w, a.w_type, min(n0 + row, a.n - 1) * a.w_stride, at, true);
+        fetch(w, a.w, a.w_type, w_row(row) * a.w_stride, at, true);
         if (row < BM)
-            fetch(x, a.x, a.x_type, min(m0 + row, a.m - 1) * a.x_stride, at, a.x_aligned);
+            fetch(x, a.x, a.x_type, linear_x_row(a, min(m0 + row, a.m - 1)) * a.x_stride, at,
+                a.x_aligned);
     }
 
     __device__ __forceinline__ void lay_down()
@@ -113,30 +129,32 @@ template <unsigned BM, unsigned TN, unsigned TM> struct ffma_block {
         }
     }
 
-    // Calls f(row of w, row of x, sum) for this thread's outputs that there are.
+    // Calls f(row of w, row of x, sum) for this thread's sums, counted in the tile.
     template <class F> __device__ __forceinline__ void each(const float (&of)[TN][TM], F f)
     {
-        unsigned n = n0 + threadIdx.x % columns * TN, m = m0 + threadIdx.x / columns * TM;
+        unsigned n = threadIdx.x % columns * TN, m = threadIdx.x / columns * TM;
 #pragma unroll
         for (unsigned j = 0; j < TM; j++)
 #pragma unroll
             for (unsigned i = 0; i < TN; i++)
-                if (n + i < a.n && m + j < a.m)
-                    f(n + i, m + j, of[i][j]);
+                f(n + i, m + j, of[i][j]);
     }
 
     __device__ __forceinline__ void leave(unsigned segment, const float (&of)[TN][TM])
     {
-        each(of, [&](unsigned n, unsigned m, float v) { *linear_partial(a, segment, m, n) = v; });
+        each(of, [&](unsigned n, unsigned m, float v) {
+            if (n0 + n < a.n && m0 + m < a.m)
+                *linear_partial(a, segment, m0 + m, n0 + n) = v;
+        });
     }
 
     // Calls f(row of w, row of x, place) for outputs of the tile, neighbouring threads side by
     // side.
     template <class F> __device__ __forceinline__ void each_stored(F f)
     {
-        for (unsigned i = threadIdx.x; i < BM * tile_n; i += threads) {
-            unsigned n = i % tile_n, m = i / tile_n;
-            if (n0 + n < a.n && m0 + m < a.m)
+        for (unsigned i = threadIdx.x; i < BM * outputs; i += threads) {
+            unsigned n = i % outputs, m = i / outputs;
+            if (n0 + n < n_outputs() && m0 + m < a.m)
                 f(n0 + n, m0 + m, m * distance + n);
         }
     }
@@ -145,11 +163,14 @@ template <unsigned BM, unsigned TN, unsigned TM> struct ffma_block {
     {
         float *result = &tile.w[0][0];
         __syncthreads();
-        each(total,
-            [&](unsigned n, unsigned m, float v) { result[(m - m0) * distance + n - n0] = v; });
+        each(total, [&](unsigned n, unsigned m, float v) { result[m * distance + n] = v; });
         __syncthreads();
-        each_stored(
-            [&](unsigned n, unsigned m, unsigned at) { linear_store(a, m, n, result[at]); });
+        each_stored([&](unsigned n, unsigned m, unsigned at) {
+            if (gated)
+                linear_store_gated(a, m, n, result[at], result[at + outputs]);
+            else
+                linear_store(a, m, n, result[at]);
+        });
     }
 
     __device__ __forceinline__ void store_combined(unsigned of_first)
@@ -198,7 +219,7 @@ __global__ void __launch_bounds__(threads, 2) ffma_kernel(const __grid_constant_
 {
     using block_type = ffma_block<BM, TN, TM>;
     PHX_SHARED(typename block_type::memory, tile);
-    block_type block(a, tile);
+    block_type block(a, tile, blockIdx.x, blockIdx.y);
     unsigned splits = gridDim.z;
     phx_grid_wait();
     phx_grid_release();
@@ -213,6 +234,22 @@ __global__ void __launch_bounds__(threads, 2) ffma_kernel(const __grid_constant_
         block.store_combined(a.n_segments / splits);
 }
 
+template <unsigned BM, unsigned TN, unsigned TM, bool gated>
+__global__ void __launch_bounds__(threads, 2) ffma_grouped_kernel(
+    const __grid_constant__ linear_call all, const __grid_constant__ linear_groups groups)
+{
+    using block_type = ffma_block<BM, TN, TM, linear_tile_call, gated>;
+    PHX_SHARED(typename block_type::memory, tile);
+    linear_tile_call a;
+    phx_grid_wait();
+    phx_grid_release();
+    if (!linear_begin_tile(a, all, groups, blockIdx.y))
+        return;
+    block_type block(a, tile, blockIdx.x, 0);
+    block.run(0, a.n_segments);
+    block.store();
+}
+
 } // namespace
 
 cudaError_t linear_ffma(const linear_call &a, const linear_plan &p, struct device *d)
@@ -222,4 +259,15 @@ cudaError_t linear_ffma(const linear_call &a, const linear_plan &p, struct devic
     if (p.kernel == LINEAR_FFMA_64x8)
         return phx_launch(l, ffma_kernel<8, 1, 2>, a);
     return phx_launch(l, ffma_kernel<64, 4, 4>, a);
+}
+
+cudaError_t linear_ffma_grouped(
+    const linear_call &a, const linear_groups &g, const linear_plan &p, struct device *d)
+{
+    phx_launch_config l = device_launch_waiting(d, dim3(p.n_tiles, p.m_tiles), dim3(threads));
+    if (p.kernel == LINEAR_FFMA_64x8)
+        return a.gated ? phx_launch(l, ffma_grouped_kernel<8, 1, 2, true>, a, g)
+                       : phx_launch(l, ffma_grouped_kernel<8, 1, 2, false>, a, g);
+    return a.gated ? phx_launch(l, ffma_grouped_kernel<64, 4, 4, true>, a, g)
+                   : phx_launch(l, ffma_grouped_kernel<64, 4, 4, false>, a, g);
 }

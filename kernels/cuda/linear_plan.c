@@ -31,6 +31,17 @@ static const struct {
 #undef LINEAR_CHOICE
 };
 
+static const struct {
+    bool half;
+    uint32_t rows_max;
+    enum linear_kernel kernel[2]; // not gated, gated
+} grouped[] = {
+#define LINEAR_GROUPED(half, rows_max, GATED, PLAIN)                                               \
+    {half, rows_max, {LINEAR_##PLAIN, LINEAR_##GATED}},
+#include "kernels/cuda/linear.def"
+#undef LINEAR_GROUPED
+};
+
 static uint32_t div_up(uint32_t a, uint32_t b)
 {
     return a / b + (a % b != 0);
@@ -95,6 +106,22 @@ struct linear_plan linear_plan_make(const struct linear_shape *s)
     p.m_tiles = div_up(s->m, kernels[p.kernel].m_tile);
     bool rows = p.kernel <= LINEAR_ROWS_GATED_16;
     p.splits = rows ? div_up(p.n_segments, LINEAR_WARPS) : split_tiles(&p, s);
+    return p;
+}
+
+struct linear_plan linear_plan_grouped(const struct linear_shape *s, uint32_t n_groups)
+{
+    check(s->m > 0 && s->n > 0 && s->k > 0 && n_groups > 0);
+    uint32_t rows = div_up(s->m, n_groups), i = 0;
+    while (grouped[i].half != s->half || rows > grouped[i].rows_max)
+        i++;
+    struct linear_plan p = {.kernel = grouped[i].kernel[s->gated], .splits = 1};
+    p.segment = div_up(div_up(s->k, LINEAR_WARPS), LINEAR_SEGMENT_UNIT) * LINEAR_SEGMENT_UNIT;
+    p.n_segments = div_up(s->k, p.segment);
+    bool pairs = s->gated && p.kernel > LINEAR_ROWS_GATED_16; // of a tile's rows of w
+    p.n_tiles = div_up(s->gated && !pairs ? s->n / 2 : s->n, kernels[p.kernel].n_tile);
+    // Each group has at most one tile that is not full.
+    p.m_tiles = s->m / kernels[p.kernel].m_tile + (n_groups < s->m ? n_groups : s->m);
     return p;
 }
 

@@ -45,6 +45,9 @@ struct linear_plan {
 };
 
 struct linear_plan linear_plan_make(const struct linear_shape *s);
+// For groups of rows with a weight each: s->m rows in all, `n_groups` of them have rows. K has at
+// most LINEAR_WARPS segments and nobody shares it; m_tiles is an upper bound.
+struct linear_plan linear_plan_grouped(const struct linear_shape *s, uint32_t n_groups);
 
 // Rows of w and of x in a tile.
 uint32_t linear_plan_n_tile(enum linear_kernel kernel);

@@ -20,7 +20,7 @@ template <class T, int NT, int MT, int U, bool gated> struct rows_warp {
 
     // Rows beyond the last one are the last one again: its bytes are read anyway, and what they
     // give is not stored.
-    __device__ __forceinline__ void begin(const linear_call &a, unsigned first)
+    template <class C> __device__ __forceinline__ void begin(const C &a, unsigned first)
     {
         unsigned g = threadIdx.x % 32 / 4, t = threadIdx.x % 4;
         unsigned half = a.n / 2;
@@ -34,7 +34,7 @@ template <class T, int NT, int MT, int U, bool gated> struct rows_warp {
             }
 #pragma unroll
         for (int j = 0; j < MT; j++) {
-            unsigned row = min(8 * (unsigned)j + g, a.m - 1);
+            uint64_t row = linear_x_row(a, min(8 * (unsigned)j + g, a.m - 1));
             x[j] = static_cast<const T *>(a.x) + row * a.x_stride + 8 * t;
 #pragma unroll
             for (int i = 0; i < NT; i++)
@@ -193,6 +193,47 @@ __global__ void __launch_bounds__(threads) rows_kernel(const __grid_constant__ l
     finish<NT, MT, gated>(a, sums, first, n_warps);
 }
 
+// A block per tile of a group: nobody shares K.
+template <class T, int NT, int MT, int U, bool gated>
+__global__ void __launch_bounds__(threads) rows_grouped_kernel(
+    const __grid_constant__ linear_call all, const __grid_constant__ linear_groups groups)
+{
+    using sums_type = rows_sums<NT, MT>;
+    PHX_SHARED(sums_type, sums);
+    linear_tile_call a;
+    phx_grid_wait();
+    phx_grid_release();
+    if (!linear_begin_tile(a, all, groups, blockIdx.z))
+        return;
+    unsigned first = blockIdx.x * (gated ? 16 : 16 * NT);
+    unsigned begin = threadIdx.x / 32 * a.segment, end = min(begin + a.segment, a.k);
+    rows_warp<T, NT, MT, U, gated> warp;
+    warp.begin(a, first);
+    warp.load(begin, end);
+    warp.run(begin, end);
+    sums.put(warp.c);
+    __syncthreads();
+    finish<NT, MT, gated>(a, sums, first, a.n_segments);
+}
+
+template <class T>
+cudaError_t start_grouped(
+    const linear_call &a, const linear_groups &g, const linear_plan &p, const phx_launch_config &l)
+{
+    switch (p.kernel) {
+    case LINEAR_ROWS_16x8:
+        return phx_launch(l, rows_grouped_kernel<T, 1, 1, 4, false>, a, g);
+    case LINEAR_ROWS_32x16:
+        return phx_launch(l, rows_grouped_kernel<T, 2, 2, 2, false>, a, g);
+    case LINEAR_ROWS_GATED_8:
+        return phx_launch(l, rows_grouped_kernel<T, 2, 1, 2, true>, a, g);
+    case LINEAR_ROWS_GATED_16:
+        return phx_launch(l, rows_grouped_kernel<T, 2, 2, 2, true>, a, g);
+    default:
+        return cudaErrorInvalidValue;
+    }
+}
+
 template <class T>
 cudaError_t start(const linear_call &a, const linear_plan &p, const phx_launch_config &l)
 {
@@ -218,4 +259,12 @@ cudaError_t linear_rows(const linear_call &a, const linear_plan &p, struct devic
 {
     phx_launch_config l = device_launch_waiting(d, dim3(p.n_tiles, p.splits), dim3(threads));
     return a.x_type == DTYPE_F16 ? start<phx_f16>(a, p, l) : start<phx_bf16>(a, p, l);
+}
+
+cudaError_t linear_rows_grouped(
+    const linear_call &a, const linear_groups &g, const linear_plan &p, struct device *d)
+{
+    phx_launch_config l = device_launch_waiting(d, dim3(p.n_tiles, 1, p.m_tiles), dim3(threads));
+    return a.x_type == DTYPE_F16 ? start_grouped<phx_f16>(a, g, p, l)
+                                 : start_grouped<phx_bf16>(a, g, p, l);
 }

@@ -43,32 +43,44 @@ __device__ __forceinline__ void tile_of_block(unsigned n_tiles, unsigned &n, uns
     m = i / columns;
 }
 
-template <class T, class S> struct tile_block {
-    const linear_call &a;
+// Gated: the first half of the rows of w are of the gate, the others their up rows.
+template <class T, class S, class C = linear_call, bool gated = false> struct tile_block {
+    static constexpr unsigned outputs = gated ? S::bn / 2 : S::bn; // columns of the result
+    const C &a;
     unsigned char *memory;
     unsigned n0, m0;
     const T *from[S::copies];
     float c[S::n_tiles][S::m_tiles][4], total[S::n_tiles][S::m_tiles][4];
 
-    __device__ __forceinline__ tile_block(const linear_call &call, unsigned char *p)
+    __device__ __forceinline__ tile_block(const C &call, unsigned char *p)
         : a(call), memory(p), n0(0), m0(0)
     {
     }
 
-    // Rows beyond the last one are the last one again; what they give is not stored.
-    __device__ __forceinline__ void begin()
+    __device__ __forceinline__ unsigned columns() const
     {
-        tile_of_block((a.n + S::bn - 1) / S::bn, n0, m0);
-        n0 *= S::bn;
-        m0 *= S::bm;
+        return gated ? a.n / 2 : a.n;
+    }
+
+    __device__ __forceinline__ uint64_t w_row(unsigned row) const
+    {
+        bool up = gated && row >= outputs;
+        return min(n0 + row - (up ? outputs : 0), columns() - 1) + (up ? columns() : 0);
+    }
+
+    // Rows beyond the last one are the last one again; what they give is not stored.
+    __device__ __forceinline__ void begin(unsigned n_tile, unsigned m_tile)
+    {
+        n0 = n_tile * outputs;
+        m0 = m_tile * S::bm;
         unsigned chunk = threadIdx.x % chunks;
 #pragma unroll
         for (unsigned i = 0; i < S::copies; i++) {
             unsigned row = threadIdx.x / chunks + i * (S::threads / chunks);
-            from[i] =
-                row < S::bn
-                    ? static_cast<const T *>(a.w) + min(n0 + row, a.n - 1) * a.w_stride
-                    : static_cast<const T *>(a.x) + min(m0 + row - S::bn, a.m - 1) * a.x_stride;
+            from[i] = row < S::bn
+                          ? static_cast<const T *>(a.w) + w_row(row) * a.w_stride
+                          : static_cast<const T *>(a.x) +
+                                linear_x_row(a, min(m0 + row - S::bn, a.m - 1)) * a.x_stride;
             from[i] += 8 * chunk;
         }
         clear(c);
@@ -203,10 +215,15 @@ template <class T, class S> struct tile_block {
             result[m * S::distance + n] = total[i][j][e];
         });
         __syncthreads();
-        for (unsigned i = threadIdx.x; i < S::bn * S::bm; i += S::threads) {
-            unsigned n = i % S::bn, m = i / S::bn;
-            if (n0 + n < a.n && m0 + m < a.m)
-                linear_store(a, m0 + m, n0 + n, result[m * S::distance + n]);
+        for (unsigned i = threadIdx.x; i < outputs * S::bm; i += S::threads) {
+            unsigned n = i % outputs, m = i / outputs;
+            const float *sum = result + m * S::distance + n;
+            if (n0 + n >= columns() || m0 + m >= a.m)
+                continue;
+            if (gated)
+                linear_store_gated(a, m0 + m, n0 + n, sum[0], sum[outputs]);
+            else
+                linear_store(a, m0 + m, n0 + n, sum[0]);
         }
     }
 
@@ -234,7 +251,9 @@ __global__ void __launch_bounds__(S::threads) tile_kernel(const __grid_constant_
     PHX_SHARED_DYNAMIC(unsigned char, memory);
     tile_block<T, S> block(a, memory);
     unsigned splits = gridDim.z;
-    block.begin();
+    unsigned n_tile, m_tile;
+    tile_of_block((a.n + S::bn - 1) / S::bn, n_tile, m_tile);
+    block.begin(n_tile, m_tile);
     phx_grid_wait();
     phx_grid_release();
     block.run(blockIdx.z * a.n_segments / splits, (blockIdx.z + 1) * a.n_segments / splits);
@@ -246,6 +265,49 @@ __global__ void __launch_bounds__(S::threads) tile_kernel(const __grid_constant_
         block.leave_total();
     if (linear_is_last(a.tickets + blockIdx.x, splits))
         block.store_combined(a.n_segments / splits);
+}
+
+template <class T, class S, bool gated>
+__global__ void __launch_bounds__(S::threads) tile_grouped_kernel(
+    const __grid_constant__ linear_call all, const __grid_constant__ linear_groups groups)
+{
+    PHX_SHARED_DYNAMIC(unsigned char, memory);
+    linear_tile_call a;
+    tile_block<T, S, linear_tile_call, gated> block(a, memory);
+    unsigned n_tiles = (all.n + S::bn - 1) / S::bn, n_tile, tile;
+    tile_of_block(n_tiles, n_tile, tile);
+    phx_grid_wait();
+    phx_grid_release();
+    if (!linear_begin_tile(a, all, groups, tile))
+        return;
+    block.begin(n_tile, 0);
+    block.run(0, a.n_segments);
+    block.store();
+}
+
+template <class T, class S, bool gated>
+cudaError_t start_grouped(
+    const linear_call &a, const linear_groups &g, const linear_plan &p, struct device *d)
+{
+    constexpr int bytes = S::stages * S::stage_bytes;
+    cudaError_t e = cudaFuncSetAttribute(
+        tile_grouped_kernel<T, S, gated>, cudaFuncAttributeMaxDynamicSharedMemorySize, bytes);
+    if (e != cudaSuccess)
+        return e;
+    phx_launch_config l =
+        device_launch_waiting(d, dim3(p.n_tiles * p.m_tiles), dim3(S::threads), bytes);
+    return phx_launch(l, tile_grouped_kernel<T, S, gated>, a, g);
+}
+
+template <class T>
+cudaError_t start_grouped(
+    const linear_call &a, const linear_groups &g, const linear_plan &p, struct device *d)
+{
+    if (p.kernel == LINEAR_TILE_128x128)
+        return a.gated ? start_grouped<T, large, true>(a, g, p, d)
+                       : start_grouped<T, large, false>(a, g, p, d);
+    return a.gated ? start_grouped<T, small, true>(a, g, p, d)
+                   : start_grouped<T, small, false>(a, g, p, d);
 }
 
 template <class T, class S>
@@ -269,4 +331,11 @@ cudaError_t linear_tile(const linear_call &a, const linear_plan &p, struct devic
     if (p.kernel == LINEAR_TILE_128x128)
         return f16 ? start<phx_f16, large>(a, p, d) : start<phx_bf16, large>(a, p, d);
     return f16 ? start<phx_f16, small>(a, p, d) : start<phx_bf16, small>(a, p, d);
+}
+
+cudaError_t linear_tile_grouped(
+    const linear_call &a, const linear_groups &g, const linear_plan &p, struct device *d)
+{
+    return a.x_type == DTYPE_F16 ? start_grouped<phx_f16>(a, g, p, d)
+                                 : start_grouped<phx_bf16>(a, g, p, d);
 }

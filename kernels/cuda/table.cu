@@ -54,6 +54,7 @@ struct kernels fill()
     k.linear_act = cuda_linear_act;
     k.clip = cuda_clip;
     k.qk_norm = cuda_qk_norm;
+    k.experts = cuda_experts;
     k.rope_kv = cuda_rope_kv;
     k.attention = cuda_attention;
     k.act = cuda_act;
