@@ -13,9 +13,10 @@ enum status forward_supports(const struct model_config *m, const struct shard *s
 }
 
 // What this op table lacks for the model.
-static enum status table_supports(
-    const struct kernels *k, const struct model_config *m, struct error *err)
+static enum status table_supports(const struct forward_args *a, struct error *err)
 {
+    const struct kernels *k = a->kernels;
+    const struct model_config *m = a->model;
     if (m->qkv_clip != 0 && !k->clip)
         return status_fail(err, STATUS_UNSUPPORTED,
             "clipped queries, keys and values are not supported on %s", k->name);
@@ -25,13 +26,18 @@ static enum status table_supports(
     if (m->n_experts > 0 && !k->experts)
         return status_fail(
             err, STATUS_UNSUPPORTED, "a mixture of experts is not supported on %s", k->name);
+    if (a->group && shard_places_experts(m, a->shard) && k->device_memory)
+        return status_fail(err, STATUS_UNSUPPORTED,
+            "experts that lie whole on one rank are not supported on %s: leave out "
+            "--enable-expert-parallel",
+            k->name);
     return STATUS_OK;
 }
 
 enum status forward_open(const struct forward_args *args, struct forward **out, struct error *err)
 {
     TRY(forward_supports(args->model, args->shard, err));
-    TRY(table_supports(args->kernels, args->model, err));
+    TRY(table_supports(args, err));
     struct forward *f = calloc(1, sizeof *f);
     if (f) {
         f->a = *args;
