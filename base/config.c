@@ -139,7 +139,7 @@ enum status config_set(const struct config_row *row, const char *text, void *out
     case CONFIG_LIST: {
         struct config_list *list = field;
         if (list->count == CONFIG_LIST_MAX)
-            return status_fail(err, STATUS_TOO_LARGE, "--%s is given more than %d times", row->name,
+            return status_fail(err, STATUS_INVALID, "--%s is given more than %d times", row->name,
                 CONFIG_LIST_MAX);
         list->item[list->count++] = text;
         return STATUS_OK;
@@ -270,7 +270,7 @@ enum status config_parse(const struct config_row *rows, size_t n_rows, int argc,
             return status_fail(err, STATUS_INVALID,
                 "unexpected word \"%.64s\", expected options only, see --help", word);
         } else if (positional->count == CONFIG_LIST_MAX) {
-            return status_fail(err, STATUS_TOO_LARGE, "more than %d words", CONFIG_LIST_MAX);
+            return status_fail(err, STATUS_INVALID, "more than %d words", CONFIG_LIST_MAX);
         } else {
             positional->item[positional->count++] = word;
         }

@@ -58,6 +58,8 @@ static enum status begin(struct chat *c, struct error *err)
 
 static enum status set_system(struct chat *c, const char *text, struct error *err)
 {
+    if (!utf8_valid(text, strlen(text)))
+        return status_fail(err, STATUS_INVALID, "--system is not valid UTF-8");
     free(c->system);
     c->system = *text ? strdup(text) : NULL;
     if (*text && !c->system)
@@ -206,6 +208,11 @@ static enum status command(struct chat *c, const char *line, bool *leave, struct
 static enum status handle(
     struct chat *c, const char *line, size_t n, bool *leave, struct error *err)
 {
+    if (!utf8_valid(line, n)) {
+        fprintf(stderr, "phalanx chat: the line is not valid UTF-8\n");
+        c->exit_code = CMD_USAGE;
+        return STATUS_OK;
+    }
     if (line[0] == '/' && line[1] != '/')
         return command(c, line, leave, err);
     if (line[0] == '/') {
@@ -214,11 +221,7 @@ static enum status handle(
     }
     if (line[strspn(line, " \t")] == '\0' && strlen(line) == n)
         return STATUS_OK;
-    if (utf8_valid(line, n))
-        return say(c, line, n, err);
-    fprintf(stderr, "phalanx chat: the line is not valid UTF-8\n");
-    c->exit_code = CMD_USAGE;
-    return STATUS_OK;
+    return say(c, line, n, err);
 }
 
 static enum status talk(struct chat *c, struct error *err)

@@ -13,7 +13,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-enum { PATHS_MAX = 2 * CONFIG_LIST_MAX + 2 };
+enum { DIR_BYTES_MAX = 3800 };
 
 struct keygen_settings {
     const char *dir;
@@ -112,6 +112,11 @@ static enum status make_all(const struct keygen_settings *o, struct error *err)
             return status_fail(err, STATUS_INVALID,
                 "--client is \"%.80s\", expected up to 64 letters, digits, - _ . and not server",
                 o->clients.item[i]);
+    for (int i = 0; i < o->clients.count; i++)
+        for (int k = 0; k < i; k++)
+            if (strcmp(o->clients.item[i], o->clients.item[k]) == 0)
+                return status_fail(err, STATUS_INVALID, "--client %s is given twice, expected once",
+                    o->clients.item[i]);
     TRY(certificate_available(err));
     TRY(make_dir(o->dir, err));
     path_of(o->dir, "authorized", "", path);
@@ -142,6 +147,9 @@ int cmd_keygen(int argc, char **argv)
         s = status_fail(&err, STATUS_INVALID,
             "%d folders are named, expected one: phalanx keygen DIR", words.count);
     settings.dir = words.item[0];
+    if (s == STATUS_OK && (!*settings.dir || strlen(settings.dir) > DIR_BYTES_MAX))
+        s = status_fail(&err, STATUS_INVALID, "DIR has %zu bytes, expected 1 to %d",
+            strlen(settings.dir), DIR_BYTES_MAX);
     if (s == STATUS_OK)
         s = make_all(&settings, &err);
     return s == STATUS_OK ? CMD_DONE : cmd_fail(argv[0], &err);

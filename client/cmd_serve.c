@@ -4,6 +4,7 @@
 #include "client/cmd.h"
 
 #include "base/check.h"
+#include "base/utf8.h"
 #include "client/scratch.h"
 #include "client/supervisor.h"
 #include "proto/certificate.h"
@@ -210,7 +211,7 @@ static bool name_fits(const char *name)
         if ((unsigned char)*p < 0x20 || *p == 0x7f)
             return false;
     size_t n = strlen(name);
-    return n >= 1 && n <= LIMIT_MODEL_NAME_BYTES;
+    return n >= 1 && n <= LIMIT_MODEL_NAME_BYTES && utf8_valid(name, n);
 }
 
 // The name given, or the directory's.
@@ -223,7 +224,8 @@ static enum status choose_name(struct serve *s, struct error *err)
     const char *name = o->model_name ? o->model_name : strrchr(real, '/') + 1;
     if (!name_fits(name))
         return status_fail(err, STATUS_INVALID,
-            "--model-name%s is \"%.128s\", expected 1 to %d bytes without control characters",
+            "--model-name%s is \"%.128s\", expected 1 to %d bytes of UTF-8 without control "
+            "characters",
             o->model_name ? "" : " is not given, and the directory's name", name,
             LIMIT_MODEL_NAME_BYTES);
     snprintf(s->name, sizeof s->name, "%s", name);

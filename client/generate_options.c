@@ -110,7 +110,8 @@ static enum status parse_ids(const char *text, struct buf *out, struct error *er
         char *end;
         errno = 0;
         unsigned long id = strtoul(p, &end, 10);
-        if (!isdigit((unsigned char)*p) || errno || id > UINT32_MAX || (*end && *end != ','))
+        if (!isdigit((unsigned char)*p) || errno || id > UINT32_MAX ||
+            (*end && (*end != ',' || !end[1])))
             return status_fail(err, STATUS_INVALID,
                 "--tokens: \"%.32s\" is not a token id, expected ids such as 1,2,3", p);
         uint32_t value = (uint32_t)id;
@@ -130,8 +131,8 @@ static enum status read_file(
         return status_fail(err, STATUS_IO, "--%s: %.200s: %s", option, path, strerror(errno));
     char chunk[65536];
     size_t n;
-    while ((n = fread(chunk, 1, sizeof chunk, f)) > 0)
-        buf_append(out, chunk, n);
+    while ((n = fread(chunk, 1, sizeof chunk, f)) > 0 && buf_append(out, chunk, n))
+        continue;
     bool failed = ferror(f) != 0;
     if (f != stdin)
         fclose(f);

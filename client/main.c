@@ -4,9 +4,11 @@
 
 #include "base/check.h"
 
+#include <fcntl.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 struct command {
     const char *name;
@@ -69,8 +71,19 @@ static int finish(int code)
     return code == CMD_DONE ? CMD_FAILED : code;
 }
 
+// Where standard streams are closed, the next sockets would get their numbers, and what is printed
+// would go there. Held like this, they can be neither read nor written, as if closed; also by the
+// programs that are started from here.
+static void hold_streams(void)
+{
+    for (int fd = STDIN_FILENO; fd <= STDERR_FILENO; fd++)
+        if (fcntl(fd, F_GETFD) < 0)
+            open("/dev/null", fd == STDIN_FILENO ? O_WRONLY : O_RDONLY);
+}
+
 int main(int argc, char **argv)
 {
+    hold_streams();
     if (argc >= 2 && (strcmp(argv[1], "--help") == 0 || strcmp(argv[1], "-h") == 0 ||
                          strcmp(argv[1], "help") == 0)) {
         usage(stdout);

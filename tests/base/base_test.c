@@ -151,6 +151,11 @@ static void test_config(void **state)
         {"x", "--nope", "1"}, {"x", "word", "1"}, {"x", "--on=maybe", "--on"}};
     for (size_t i = 0; i < sizeof bad / sizeof bad[0]; i++)
         assert_int_equal(parse(&s, &err, 3, bad[i]), STATUS_INVALID);
+    char *many[CONFIG_LIST_MAX + 2] = {"x"};
+    for (int i = 1; i < CONFIG_LIST_MAX + 2; i++)
+        many[i] = "--model=a";
+    assert_int_equal(parse(&s, &err, CONFIG_LIST_MAX + 1, many), STATUS_OK);
+    assert_int_equal(parse(&s, &err, CONFIG_LIST_MAX + 2, many), STATUS_INVALID);
     char *missing[] = {"x", "--count"};
     assert_int_equal(parse(&s, &err, 2, missing), STATUS_INVALID);
     assert_string_equal(err.text, "--count needs a value (N)");

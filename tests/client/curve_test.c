@@ -129,6 +129,9 @@ static void test_keygen(void **state)
     EXPECT(1, "is there already", "keygen", keys);
     EXPECT(1, "is there already", "keygen", keys, "--client", "boss");
     EXPECT(2, "expected up to 64", "keygen", keys, "--client", "../x");
+    EXPECT(2, "given twice", "keygen", keys, "--client", "twin", "--client", "twin");
+    EXPECT(0, "twin.key", "keygen", keys, "--client", "twin");
+    EXPECT(2, "expected 1 to", "keygen", "");
     EXPECT(2, "expected up to 64", "keygen", keys, "--client", "server");
     EXPECT(2, "expected one", "keygen");
     EXPECT(2, "unknown option", "keygen", keys, "--clients", "x");

@@ -255,6 +255,10 @@ static void chat_says_one_message(void **state)
     assert_int_equal(m.code, REFUSED);
     assert_non_null(strstr(m.err, "\"other\" is not served here"));
     command_free(&m);
+    cluster_run(&cluster, &m, WORDS("chat", "--system", "a\xff", "--message", "hi"));
+    assert_int_equal(m.code, 2);
+    assert_string_equal(m.err, "phalanx chat: --system is not valid UTF-8\n");
+    command_free(&m);
 }
 
 // Ctrl-C ends the answer, not the program, which then says what it was told next. (An answer that

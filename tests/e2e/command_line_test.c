@@ -83,7 +83,9 @@ static void test_usage(void **state)
     expect_at(NULL, USAGE, "one of --prompt, --prompt-file, --tokens and --messages",
         WORDS("generate", "--prompt", "a", "--tokens", "1"));
     expect_at(NULL, USAGE, "such as 1,2,3", WORDS("generate", "--tokens", "1,x"));
+    expect_at(NULL, USAGE, "such as 1,2,3", WORDS("generate", "--tokens", "1,"));
     expect_at(NULL, USAGE, "such as 1,2,3", WORDS("score", "--tokens", ""));
+    expect_at(NULL, USAGE, "is larger than", WORDS("generate", "--prompt-file", "/dev/zero"));
     expect_at(
         NULL, USAGE, "--temperature", WORDS("generate", "--prompt", "a", "--temperature", "nan"));
     expect_at(
@@ -175,6 +177,17 @@ static void remove_dir(const char *dir)
     command_free(&m);
 }
 
+// More than the coordinator can keep books of.
+static void expect_too_many(void)
+{
+    char dir[] = "/tmp/phalanx-e2e-model-XXXXXX";
+    assert_non_null(mkdtemp(dir));
+    copy_with(dir, "max_position_embeddings", "1048576");
+    expect_no_start(dir, WORDS("--max-num-seqs", "1024", "--tensor-parallel-degree", "2"), FAILED,
+        "1024 sequences of 1048576 tokens", "--max-num-seqs");
+    remove_dir(dir);
+}
+
 static void expect_unsupported(const char *key, const char *value, const char *feature)
 {
     char dir[] = "/tmp/phalanx-e2e-model-XXXXXX";
@@ -200,6 +213,8 @@ static void test_serve_refuses(void **state)
         model_dir, WORDS("--endpoint", "tcp://0.0.0.0:5555"), USAGE, "0.0.0.0", "expected");
     expect_no_start(model_dir, WORDS("--model-name", ""), USAGE, "--model-name", "1 to 128");
     expect_no_start(model_dir, WORDS("--model-name", "a\nb"), USAGE, "--model-name", "control");
+    expect_no_start(model_dir, WORDS("--model-name", "a\xff"), USAGE, "--model-name", "UTF-8");
+    expect_too_many();
     expect_unsupported("model_type", "\"gpt9\"", "gpt9");
     expect_unsupported("rope_parameters", "{\"rope_type\":\"spiral\",\"rope_theta\":1}", "spiral");
     expect_unsupported("hidden_act", "\"sine\"", "sine");
@@ -487,6 +502,16 @@ static void test_closed_files(void **state)
     cluster_run_shell(&cluster, &m, "exec \"$0\" \"$@\" <&-",
         WORDS("generate", "--tokens", "1,5", "--output", "jsonl"));
     assert_int_equal(m.code, DONE);
+    command_free(&m);
+    cluster_run_shell(&cluster, &m, "exec \"$0\" \"$@\" <&-", WORDS("chat"));
+    assert_int_equal(m.code, DONE); // nothing was said
+    command_free(&m);
+    cluster_run_shell(
+        &cluster, &m, "exec \"$0\" \"$@\" <&-", WORDS("generate", "--prompt-file", "-"));
+    assert_int_equal(m.code, FAILED);
+    command_free(&m);
+    cluster_run_shell(&cluster, &m, "exec \"$0\" \"$@\" <&- >&- 2>&-", WORDS("models"));
+    assert_int_equal(m.code, FAILED);
     command_free(&m);
     for (int i = 0; i < 2; i++) {
         cluster_run_shell(&cluster, &m, "exec \"$0\" \"$@\" >/dev/full",

@@ -217,7 +217,7 @@ static void test_second_signal(void **state)
     kill(c.serve.pid, SIGTERM);
     cluster_sleep_ms(50);
     kill(c.serve.pid, SIGTERM);
-    cluster_wait(&c);
+    assert_int_equal(cluster_wait(&c), 1); // what was accepted was not done
     command_free(&c.serve);
     kill(g.pid, SIGTERM); // it would wait for another server for a while
     command_wait(&g);
@@ -242,6 +242,20 @@ static void test_output_closed(void **state)
     assert_int_equal(cluster_pids(&c, "phalanx-worker", workers), 2);
     kill(workers[1], SIGKILL); // makes all of them speak
     cluster_sleep_ms(300);
+    cluster_wait_state(&c, "ready", 30);
+    cluster_run(&c, &m, WORDS("generate", "--tokens", "1,5", "--max-tokens", "4"));
+    assert_int_equal(m.code, 0);
+    command_free(&m);
+    cluster_stop(&c);
+}
+
+// With none of its standard streams, whose numbers its sockets must not get.
+static void test_streams_closed(void **state)
+{
+    (void)state;
+    struct cluster c;
+    struct command m;
+    cluster_spawn_shell(&c, "exec \"$0\" \"$@\" <&- >&- 2>&-", model_dir, NULL);
     cluster_wait_state(&c, "ready", 30);
     cluster_run(&c, &m, WORDS("generate", "--tokens", "1,5", "--max-tokens", "4"));
     assert_int_equal(m.code, 0);
@@ -367,6 +381,39 @@ static void test_killed(void **state)
     unsetenv("TMPDIR");
 }
 
+// A stream whose server is killed goes on at the one that takes its place, although nobody has told
+// its coordinator to end.
+static void test_killed_in_stream(void **state)
+{
+    (void)state;
+    char dir[] = "/tmp/phalanx-e2e-run-XXXXXX";
+    struct cluster c;
+    struct command serve, g;
+    assert_non_null(mkdtemp(dir));
+    setenv("TMPDIR", dir, 1);
+    snprintf(c.endpoint, sizeof c.endpoint, "ipc://%s/a.ipc", dir);
+    const char *const words[] = {
+        "serve", model_dir, "--model-name", CLUSTER_MODEL, "--endpoint", c.endpoint, NULL};
+    command_spawn(&serve, NULL, words);
+    wait_ready(&serve);
+    long_request(&g, &c);
+    wait_lines(&g, 10);
+    assert_int_equal(kill(serve.pid, SIGKILL), 0);
+    command_wait(&serve);
+    command_free(&serve);
+    command_spawn(&serve, NULL, words);
+    wait_ready(&serve);
+    expect_complete(&g);
+    assert_int_equal(kill(serve.pid, SIGTERM), 0);
+    command_wait(&serve);
+    assert_int_equal(serve.code, 0);
+    command_free(&serve);
+    while (waitpid(-1, NULL, 0) > 0) // the orphans of the first one
+        continue;
+    assert_int_equal(rmdir(dir), 0); // empty
+    unsetenv("TMPDIR");
+}
+
 static void test_tcp(void **state)
 {
     (void)state;
@@ -404,10 +451,12 @@ int main(void)
         cmocka_unit_test(test_stop_drains),
         cmocka_unit_test(test_second_signal),
         cmocka_unit_test(test_output_closed),
+        cmocka_unit_test(test_streams_closed),
         cmocka_unit_test(test_interrupt_cancels),
         cmocka_unit_test(test_default_endpoint),
         cmocka_unit_test(test_default_endpoint_open),
         cmocka_unit_test(test_killed),
+        cmocka_unit_test(test_killed_in_stream),
         cmocka_unit_test(test_tcp),
     };
     return cmocka_run_group_tests(tests, start, NULL);
