@@ -154,8 +154,10 @@ static void child_ended(
     int code = WIFEXITED(wait_status) ? WEXITSTATUS(wait_status) : -1;
     c->pid = 0;
     bool needed = group && code != 0 && draining(s); // for what was accepted
-    if (!group && s->stopping && code > 0)
-        s->failed = true; // it gave requests up
+    // It gave requests up, or was killed before they were done. SIGTERM kills it before it serves.
+    bool killed = WIFSIGNALED(wait_status) && WTERMSIG(wait_status) != SIGTERM;
+    if (!group && s->stopping && (code > 0 || killed))
+        s->failed = true;
     if ((s->stopping && !needed) || (!group && code == 0)) {
         c->finished = true;
         begin_stop(s, now);

@@ -84,11 +84,46 @@ static uint32_t context_of(const struct core_model *model, const struct core_gro
     return context;
 }
 
+// Lays the tables out; returns the bytes that they need.
+static size_t lay_out(
+    const struct core_model *model, struct core_group *g, void *kv_memory[LIMIT_KV_GROUPS])
+{
+    struct carver c = {.memory = g->memory, .bytes = g->memory_bytes};
+    g->context_tokens = context_of(model, g);
+    g->stride = g->context_tokens / g->limits.block_tokens + 1;
+    carve_arrays(g, &c, kv_memory);
+    return c.used;
+}
+
+// A copy may offer more blocks than there is room to keep books of: the last ones then stay unused.
+// One sequence of full length keeps its place.
+static bool drop_blocks(struct core_group *g)
+{
+    uint32_t least = g->context_tokens / g->limits.block_tokens + 1;
+    bool dropped = false;
+    for (uint32_t k = 0; k < g->limits.n_kv_groups; k++) {
+        uint32_t fewer = g->limits.n_blocks[k] - (g->limits.n_blocks[k] + 15) / 16;
+        if (fewer < least)
+            continue;
+        g->limits.n_blocks[k] = fewer;
+        dropped = true;
+    }
+    return dropped;
+}
+
 static enum status set_up(struct core *core, struct core_group *g, struct error *err)
 {
     const struct core_model *model = &core->model[g->model].config;
     const struct plan_limits *l = &g->limits;
-    g->context_tokens = context_of(model, g);
+    void *kv_memory[LIMIT_KV_GROUPS];
+    size_t bytes = lay_out(model, g, kv_memory);
+    while (bytes > g->memory_bytes && drop_blocks(g))
+        bytes = lay_out(model, g, kv_memory);
+    if (bytes > g->memory_bytes)
+        return status_fail(err, STATUS_TOO_LARGE,
+            "the tables of %u sequences of %u tokens need %zu bytes, expected at most %zu: fewer "
+            "sequences (--max-num-seqs), a shorter context (--max-model-len) or larger blocks",
+            l->n_slots, g->context_tokens, bytes, g->memory_bytes);
     g->budget = l->step_tokens;
     if (model->max_num_batched_tokens)
         g->budget = min_u32(g->budget, model->max_num_batched_tokens);
@@ -97,14 +132,6 @@ static enum status set_up(struct core *core, struct core_group *g, struct error 
         g->max_seqs = min_u32(g->max_seqs, model->max_num_seqs);
     if (model->plans_in_flight)
         g->plans_max = model->plans_in_flight;
-    g->stride = g->context_tokens / l->block_tokens + 1;
-    struct carver c = {.memory = g->memory, .bytes = g->memory_bytes};
-    void *kv_memory[LIMIT_KV_GROUPS];
-    carve_arrays(g, &c, kv_memory);
-    if (c.used > c.bytes)
-        return status_fail(err, STATUS_TOO_LARGE,
-            "registration of copy %u: its tables need %zu bytes, expected at most %zu", g->copy,
-            c.used, c.bytes);
     for (uint32_t k = 0; k < l->n_kv_groups; k++)
         kv_blocks_init(&g->kv[k], l->n_blocks[k], l->block_tokens, kv_memory[k]);
     memset(g->slot, 0, l->n_slots * sizeof *g->slot);

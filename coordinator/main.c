@@ -6,6 +6,7 @@
 #include "base/clock.h"
 #include "base/log.h"
 
+#include <poll.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -51,8 +52,7 @@ static void emit(void *user, const struct core_out *out)
         shell_tokenize_send(s, out);
         break;
     case CORE_OUT_GROUP_BAD:
-        log_error("group %u: %s", out->group_bad.group, out->group_bad.sentence);
-        shell_groups_drop(s, out->group_bad.group, false, 0);
+        shell_groups_bad(s, out->group_bad.group, out->group_bad.sentence);
         break;
     case CORE_OUT_DRAINED:
         s->drained = true;
@@ -163,8 +163,17 @@ static long wait_ms(const struct shell *s, uint64_t now)
     return ms < TICK_MS ? (long)ms : TICK_MS;
 }
 
+// Whether serve has died: then its ranks have too, and nobody starts them again. Clients whose
+// connection ends go to the server that comes next, which is more than a drain could do for them.
+static bool supervisor_is_gone(const struct shell *s)
+{
+    struct pollfd item = {.fd = (int)s->settings.supervisor_fd};
+    return item.fd >= 0 && poll(&item, 1, 0) == 1 && (item.revents & POLLERR);
+}
+
 static void begin_stop(struct shell *s, uint64_t now)
 {
+    s->orphaned = supervisor_is_gone(s);
     log_info("draining");
     s->stop_us = s->ranks_us = now;
     struct core_in in = {.type = CORE_IN_DRAIN, .now_us = now};
@@ -200,7 +209,7 @@ static void turn(struct shell *s, int signals)
 static bool drain_is_over(const struct shell *s, uint64_t now)
 {
     return s->stop_us && (now >= s->stop_us + (uint64_t)s->settings.drain_timeout_ms * 1000 ||
-                             now >= s->ranks_us + (uint64_t)LIMIT_DRAIN_ALONE_MS * 1000);
+                             now >= s->ranks_us + (uint64_t)s->settings.drain_alone_ms * 1000);
 }
 
 static void give_up(struct shell *s, uint64_t now)
@@ -218,10 +227,10 @@ static void run(struct shell *s)
     sigaddset(&set, SIGTERM);
     sigaddset(&set, SIGINT);
     int signals = signalfd(-1, &set, SFD_CLOEXEC | SFD_NONBLOCK);
-    while (!s->drained && !drain_is_over(s, clock_now_us()))
+    while (!s->drained && !s->orphaned && !drain_is_over(s, clock_now_us()))
         turn(s, signals);
     shell_groups_shutdown(s);
-    if (!s->drained)
+    if (!s->drained && !s->orphaned)
         give_up(s, clock_now_us());
     clock_sleep_us(100000); // the last messages leave; the sockets do not linger
     close(signals);

@@ -90,6 +90,7 @@ struct shell {
     uint32_t n_peers_gone;      // found while sending, told to the core after its step
     uint64_t peers_gone[SHELL_PEERS_GONE_MAX];
     bool stopping, drained, gave_up;
+    bool orphaned; // serve has died
     uint64_t stop_us;
     uint64_t ranks_us; // last sign of ranks that serve or load
 };
@@ -143,6 +144,8 @@ void shell_groups_handle(
     struct shell *s, uint64_t peer, char kind, const void *data, size_t n, uint64_t now_us);
 void shell_groups_send_plan(struct shell *s, const struct core_out *out);
 void shell_groups_drop(struct shell *s, uint32_t group, bool tell_core, uint64_t now_us);
+// The core does not want this group any more: what it said is invalid.
+void shell_groups_bad(struct shell *s, uint32_t group, const char *sentence);
 // Drops groups that hang, and tells the supervisor to end them.
 void shell_groups_tick(struct shell *s, uint64_t now_us);
 void shell_groups_shutdown(struct shell *s);

@@ -62,6 +62,24 @@ void shell_groups_drop(struct shell *s, uint32_t group, bool tell_core, uint64_t
         s->model[g->model].state = SHELL_LOADING;
 }
 
+void shell_groups_bad(struct shell *s, uint32_t group, const char *sentence)
+{
+    struct shell_model *m = &s->model[s->group[group].model];
+    log_error("copy %u of %s: %s", s->group[group].copy, m->name, sentence);
+    snprintf(m->reason, sizeof m->reason, "%s", sentence);
+    shell_groups_drop(s, group, false, 0);
+}
+
+// These ranks cannot serve, nor could others that are started with the same settings.
+static void refuse_group(struct shell *s, uint64_t peer, const char *reason)
+{
+    Phalanx__Worker__Failed failed = PHALANX__WORKER__FAILED__INIT;
+    failed.reason = (char *)(uintptr_t)reason;
+    Phalanx__Worker__WorkerMessage m = PHALANX__WORKER__WORKER_MESSAGE__INIT;
+    m.failed = &failed;
+    send_control(s, peer, &m);
+}
+
 // What the worker says it can take, checked before the core sees it.
 static bool limits_of(const Phalanx__Worker__Register *r, struct core_in_group *out)
 {
@@ -141,15 +159,14 @@ static void handle_register(
     struct shell_model *m = model_find(s, r->model, &index);
     struct core_in in = {.type = CORE_IN_GROUP_READY, .now_us = now_us};
     if (!m || !limits_of(r, &in.group) || in.group.limits.vocab_size != m->vocab_size) {
-        log_error("a group registers for \"%.64s\" with values out of range or an unknown model",
-            r->model ? r->model : "");
+        refuse_group(s, peer, "its model or a value is unknown here or out of range");
         return;
     }
     if (registered(s, peer, &in.group))
         return; // it keeps what it is computing
     struct shell_group *g = group_take(s, index, r->copy, now_us);
     if (!g) {
-        log_error("more than %d groups", LIMIT_GROUPS);
+        refuse_group(s, peer, "there are too many copies already");
         return;
     }
     *g = (struct shell_group){.used = true, .peer = peer, .model = index, .copy = r->copy};
@@ -168,6 +185,8 @@ static void handle_register(
     in.group.model = index;
     in.group.copy = r->copy;
     core_step(s->core, &in);
+    if (!g->used) // the core has found it bad
+        refuse_group(s, peer, m->reason);
 }
 
 static void handle_failed(struct shell *s, const Phalanx__Worker__Failed *f, uint64_t now_us)

@@ -49,7 +49,6 @@ enum {
     LIMIT_RETRY_AFTER_MS = 30000,
     LIMIT_RESULT_KEPT_MS = 600000,  // a finished request waits so long for its CLOSE
     LIMIT_CLIENT_SILENT_MS = 30000, // an interactive client without a sign is gone
-    LIMIT_DRAIN_ALONE_MS = 30000,   // of a drain without a sign of ranks that could do the work
 };
 
 _Static_assert(LIMIT_PROMPT_BYTES < LIMIT_MESSAGE_BYTES, "a prompt fits into a message");

@@ -106,8 +106,11 @@ static enum status run(
     if (s != STATUS_OK && (b->rank == 0 || (*ready && own_fault(s))))
         log_error("%s", err->text);
     if (s != STATUS_OK && u)
-        uplink_failed(u, *ready ? NULL : err->text);
-    rank_close(r);
+        uplink_failed(u, *ready && s != STATUS_DENIED ? NULL : err->text);
+    // The others end when they miss a rank. Of one that is refused they miss the process, so that
+    // it is the first to end, and mpirun's code is its own.
+    if (s != STATUS_DENIED)
+        rank_close(r);
     uplink_close(u);
     return s;
 }
@@ -138,7 +141,7 @@ static int serve(const struct settings *o)
     }
     if (!b)
         log_error("%s", err.text);
-    int code = s == STATUS_OK ? 0 : ready ? 1 : EXIT_FINAL;
+    int code = s == STATUS_OK ? 0 : ready && s != STATUS_DENIED ? 1 : EXIT_FINAL;
     if (code) {
         if (b && b->rank != 0 && !ready)
             await_rank_0(b);

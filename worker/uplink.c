@@ -225,6 +225,9 @@ static enum status handle_control(struct uplink *u, struct rank *r, struct error
         return STATUS_OK;
     }
     const Phalanx__Worker__WorkerMessage *m = (const Phalanx__Worker__WorkerMessage *)base;
+    if (m->failed)
+        return status_fail(err, STATUS_DENIED, "the coordinator refuses these ranks: %.400s",
+            m->failed->reason ? m->failed->reason : "it does not say why");
     if (m->shutdown)
         u->shutdown = true;
     if (!m->welcome)

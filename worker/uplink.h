@@ -24,8 +24,8 @@ void uplink_progress(struct uplink *u, uint64_t done, uint64_t total);
 // The group ends. With a reason the model has failed for good; NULL: another group will come.
 void uplink_failed(struct uplink *u, const char *reason);
 
-// Serves until the coordinator sends SHUTDOWN or *stop becomes true (both STATUS_OK), or the group
-// fails. Sleeps while there is nothing to do.
+// Serves until the coordinator sends SHUTDOWN or *stop becomes true (both STATUS_OK), refuses the
+// group (STATUS_DENIED), or the group fails. Sleeps while there is nothing to do.
 enum status uplink_serve(
     struct uplink *u, struct rank *r, const volatile sig_atomic_t *stop, struct error *err);
 

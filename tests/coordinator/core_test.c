@@ -91,18 +91,23 @@ static void end(struct story *s)
         buf_deinit(&s->plan[i]);
 }
 
-static void ready(struct story *s, uint32_t group)
+static void come(struct story *s, uint32_t group, uint32_t n_slots, uint32_t n_blocks)
 {
     struct core_in in = {.type = CORE_IN_GROUP_READY};
     in.group = (struct core_in_group){.group = group,
-        .limits = {.n_slots = 4,
+        .limits = {.n_slots = n_slots,
             .step_tokens = 64,
             .context_tokens = CONTEXT,
             .vocab_size = VOCAB,
             .n_kv_groups = 1,
             .block_tokens = BLOCK_TOKENS,
-            .n_blocks = {BLOCKS}}};
+            .n_blocks = {n_blocks}}};
     step(s, &in);
+}
+
+static void ready(struct story *s, uint32_t group)
+{
+    come(s, group, 4, BLOCKS);
 }
 
 static void die(struct story *s, uint32_t group)
@@ -373,6 +378,30 @@ static void samples_of_a_suspect_do_not_wait_for_each_other(void **state)
     end(&s);
 }
 
+// A copy with more blocks than the core has memory to keep books of serves with fewer of them; one
+// whose sequences alone take more is refused.
+static void a_copy_may_offer_too_much(void **state)
+{
+    (void)state;
+    struct story s;
+    struct core_model_stats stats;
+    begin(&s, (struct core_model){0});
+    come(&s, 0, 4, LIMIT_BLOCKS);
+    core_model_stats(s.core, 0, &stats);
+    assert_in_range(stats.kv_blocks, 1000, LIMIT_BLOCKS - 1);
+    submit(&s, 'A', 1, 2, 1);
+    expect_plan(&s, 0, 1, 5);
+    answer(&s, 0);
+    answer(&s, 0);
+    assert_int_equal(hear(&s, CORE_OUT_FINISH, 'A')->reason, CORE_LENGTH);
+    die(&s, 0);
+    come(&s, 0, LIMIT_SLOTS, LIMIT_BLOCKS);
+    assert_non_null(hear(&s, CORE_OUT_GROUP_BAD, 0));
+    core_model_stats(s.core, 0, &stats);
+    assert_int_equal(stats.kv_blocks, 0);
+    end(&s);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -384,6 +413,7 @@ int main(void)
         cmocka_unit_test(who_kills_twice_is_quarantined_and_others_go_on),
         cmocka_unit_test(an_innocent_neighbour_on_both_copies_survives),
         cmocka_unit_test(samples_of_a_suspect_do_not_wait_for_each_other),
+        cmocka_unit_test(a_copy_may_offer_too_much),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -133,6 +133,7 @@ static struct settings unusual(void)
         .seed = 1LL << 53,
         .isa = 1,
         .drain_timeout_ms = 1234,
+        .drain_alone_ms = 567,
         .supervisor_fd = 7,
         .log_level = LOG_LEVEL_DEBUG,
     };
