@@ -9,7 +9,9 @@
 //
 // How memory is shared is agreed upon: each way is tried on all members, with a write and a read
 // across every pair (that devices can reach each other is sometimes claimed and not so), until one
-// works for all of them.
+// works for all of them. Where the caller allows sums in another order (coll_args.native) and all
+// devices can, the members' memory gets one more address, at which a switch sums and spreads; where
+// they cannot, coll_explain says why and two_shot serves instead.
 //
 // Kernels have their own deadline, notice calls that differ, and tell all members when one gives
 // up; coll_poll brings that to light, and it looks after processes that have ended.
@@ -19,6 +21,7 @@
 #include "base/clock.h"
 
 #include <sched.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
@@ -51,7 +54,8 @@ struct cuda_state {
     const struct coll_peers *peers;
     void *context;
     enum coll_peers_way way;
-    struct coll_peer_memory memory[COLL_DEVICE_RANKS_MAX];
+    struct coll_peer_memory memory[COLL_DEVICE_RANKS_MAX], multicast;
+    char reach[300]; // how memory is shared, for coll_explain
     struct cuda_channel channel[COLL_CHANNELS_MAX];
     size_t pad_bytes, heap_at, bytes;
 };
@@ -249,6 +253,56 @@ static enum status share_memory(struct coll_group *g, struct bootstrap *b, struc
                      way_names[COLL_PEERS_FD], first.text, way_names[COLL_PEERS_IPC], second.text);
 }
 
+// ---- the switch --------------------------------------------------------------------------------
+
+// Every member gets the object of rank 0, as a descriptor.
+static enum status get_multicast(struct coll_group *g, struct bootstrap *b, struct error *err)
+{
+    struct cuda_state *s = state_of(g);
+    size_t bytes = s->memory[g->rank].bytes;
+    int fd = -1;
+    TRY(agree(g, b,
+        g->rank != 0
+            ? STATUS_OK
+            : s->peers->multicast_make(s->context, g->size, bytes, &s->multicast, &fd, err),
+        err));
+    enum status st = b->share_fd(b, 0, &fd, err);
+    if (st == STATUS_OK && g->rank != 0)
+        st = s->peers->multicast_join(s->context, fd, bytes, &s->multicast, err);
+    if (fd >= 0)
+        close(fd);
+    return agree(g, b, st, err);
+}
+
+static enum status bind_multicast(struct coll_group *g, struct bootstrap *b, struct error *err)
+{
+    struct cuda_state *s = state_of(g);
+    if (g->size == 1)
+        return status_fail(err, STATUS_UNSUPPORTED, "there is nothing to sum in a group of one");
+    if (!g->native)
+        return status_fail(err, STATUS_UNSUPPORTED, "sums in another order were not allowed");
+    if (s->way != COLL_PEERS_FD)
+        return status_fail(err, STATUS_UNSUPPORTED, "memory of cudaIpc has none");
+    TRY(agree(g, b, s->peers->multicast_probe(s->context, err), err));
+    TRY(get_multicast(g, b, err));
+    // Nobody binds before all have entered, and nobody uses it before all have bound.
+    TRY(agree(g, b, s->peers->multicast_enter(s->context, &s->multicast, err), err));
+    return agree(
+        g, b, s->peers->multicast_bind(s->context, &s->multicast, &s->memory[g->rank], err), err);
+}
+
+// A group without a switch is served without it. All members come to the same verdict.
+static void try_multicast(struct coll_group *g, struct bootstrap *b)
+{
+    struct cuda_state *s = state_of(g);
+    struct error why = {0};
+    enum status st = bind_multicast(g, b, &why);
+    if (st != STATUS_OK)
+        s->peers->multicast_give(s->context, &s->multicast);
+    (void)snprintf(s->reach, sizeof s->reach, "%s, %s%.200s", way_names[s->way],
+        st == STATUS_OK ? "and a switch can sum" : "no switch sums: ", why.text);
+}
+
 // ---- life cycle --------------------------------------------------------------------------------
 
 static size_t round_up(size_t n)
@@ -265,14 +319,17 @@ static enum status open_channel(struct coll_group *g, struct error *err)
         pads[r] = base + CUDA_WORDS_BYTES + g->channel * s->pad_bytes;
         heaps[r] = base + s->heap_at;
     }
-    return s->peers->open(&(struct coll_device_args){.rank = g->rank,
-                              .size = g->size,
-                              .blocks = s->peers->blocks,
-                              .threads = s->peers->threads,
-                              .pads = pads,
-                              .heaps = heaps,
-                              .heap_bytes = g->main->heap_bytes,
-                              .timeout_ms = g->timeout_ms},
+    return s->peers->open(
+        &(struct coll_device_args){.rank = g->rank,
+            .size = g->size,
+            .blocks = s->peers->blocks,
+            .threads = s->peers->threads,
+            .pads = pads,
+            .heaps = heaps,
+            .heap_bytes = g->main->heap_bytes,
+            .multicast_heap =
+                s->multicast.p != NULL ? (uint8_t *)s->multicast.p + s->heap_at : NULL,
+            .timeout_ms = g->timeout_ms},
         &channel_of(g)->group, err);
 }
 
@@ -292,6 +349,7 @@ static enum status open_cuda(
     s->heap_at = CUDA_WORDS_BYTES + g->n_channels * s->pad_bytes;
     s->bytes = s->heap_at + g->heap_bytes;
     TRY(share_memory(g, b, err));
+    try_multicast(g, b);
     g->heap = (uint8_t *)s->memory[g->rank].p + s->heap_at;
     for (uint32_t k = 0; k < g->n_channels; k++)
         TRY(open_channel(&g[k], err));
@@ -325,6 +383,7 @@ static void close_cuda(struct coll_group *g)
     if (s == NULL)
         return;
     abort_cuda(g);
+    s->peers->multicast_give(s->context, &s->multicast);
     give_imports(g);
     atomic_store_explicit(&shared_of(g)->closed[g->rank], 1, memory_order_release);
     uint64_t start = clock_now_us();
@@ -380,10 +439,14 @@ static enum status done(struct coll_group *g, enum status s, const struct error 
     return group_fail_because(g, s, "%s", err->text);
 }
 
-// Sums in the switch (TUNING_MULTIMEM) need a multicast address, which no group has.
 static enum coll_device_algorithm pick(const struct coll_group *g, size_t bytes, bool symmetric)
 {
     switch (tuning_pick(&g->main->tuning, symmetric, bytes)) {
+    case TUNING_MULTIMEM:
+        // Whole words of 16 bytes only. The address exists only where inexact sums are allowed.
+        return symmetric && bytes % 16 == 0 && state_of(g)->multicast.p != NULL
+                   ? COLL_DEVICE_MULTICAST
+                   : COLL_DEVICE_TWO_SHOT;
     case TUNING_LL:
         return COLL_DEVICE_PACKETS;
     case TUNING_ONE_SHOT:
@@ -404,6 +467,10 @@ static enum status all_reduce(struct coll_group *g, const struct coll_all_reduce
         .symmetric = a->symmetric,
         .algorithm = pick(g, a->count * dtype_bytes(a->dtype), a->symmetric),
         .stream = a->stream};
+    // The switch adds only, and where words of 16 bytes begin.
+    bool words = ((const uint8_t *)a->buffer - g->heap) % 16 == 0;
+    if (d.algorithm == COLL_DEVICE_MULTICAST && (d.max || !words))
+        d.algorithm = COLL_DEVICE_TWO_SHOT;
     enum status s = state_of(g)->peers->all_reduce(channel_of(g)->group, &d, &err);
     return done(g, s, &err);
 }
@@ -543,6 +610,7 @@ static const char *algorithm(
         [COLL_DEVICE_PACKETS] = "ll, flags in the data, pushed",
         [COLL_DEVICE_ONE_SHOT] = "one_shot, pushed",
         [COLL_DEVICE_TWO_SHOT] = "two_shot, pushed",
+        [COLL_DEVICE_MULTICAST] = "multimem, summed by the switch (inexact; maxima: two_shot)",
     };
     if (strcmp(operation, "exchange") == 0)
         return "push into the receivers' heaps";
@@ -554,7 +622,7 @@ static const char *algorithm(
 
 static const char *reach(const struct coll_group *g)
 {
-    return way_names[state_of(g)->way];
+    return state_of(g)->reach;
 }
 
 const struct coll_backend backend_cuda = {

@@ -1,17 +1,42 @@
 // SPDX-License-Identifier: Apache-2.0
 // All-reduce by the switch: a load from the multicast address returns the sum over all ranks, a
 // store goes to all. Sums in the switch's order, so its bits are not those of the other algorithms;
-// only devices from sm_90 on have it, the emulator does not.
+// only devices from sm_90 on have it. The emulator's switch sums from the last rank to the first.
 #include "collectives/cuda/device.cuh"
 
-#if !PHX_EMU
+#if PHX_EMU
+#include "kernels/emu/driver.hpp"
+#define HAS_MULTICAST 1
+#elif __CUDA_ARCH__ >= 900
+#define HAS_MULTICAST 1
+#else
+#define HAS_MULTICAST 0
+#endif
 
 namespace
 {
 
+#if PHX_EMU
+template <class T> uint4 sum_load(const void *p)
+{
+    constexpr unsigned N = 16 / sizeof(T);
+    const std::vector<void *> members = emu::multicast_of(p);
+    float sum[N] = {};
+    for (size_t r = members.size(); r-- > 0;)
+        pack_add<op_sum>(
+            sum, *static_cast<const pack<T, N> *>(members[r]), r + 1 == members.size());
+    const pack<T, N> v = pack_round<T, N>(sum);
+    return *reinterpret_cast<const uint4 *>(&v);
+}
+
+void spread_store(void *p, uint4 v)
+{
+    for (void *to : emu::multicast_of(p))
+        *static_cast<uint4 *>(to) = v;
+}
+#elif HAS_MULTICAST
 template <class T> __device__ __forceinline__ uint4 sum_load(const void *p);
 
-#if __CUDA_ARCH__ >= 900
 #define SUM_LOAD(T, type)                                                                          \
     template <> __device__ __forceinline__ uint4 sum_load<T>(const void *p)                        \
     {                                                                                              \
@@ -39,7 +64,7 @@ template <class T>
 __global__ void __launch_bounds__(512, 1) multicast_kernel(
     const __grid_constant__ pad_group g, uint8_t *heap, size_t offset, size_t bytes)
 {
-#if __CUDA_ARCH__ >= 900
+#if HAS_MULTICAST
     pad_place p;
     bool fine = pad_begin(g, p);
     pad_next(g, p, true);
@@ -59,8 +84,6 @@ __global__ void __launch_bounds__(512, 1) multicast_kernel(
 
 } // namespace
 
-#endif
-
 enum status device_multicast(
     const coll_device_group *d, const coll_device_reduce_args *a, size_t offset, struct error *err);
 
@@ -71,9 +94,6 @@ enum status device_multicast(
     if (d->multicast_heap == NULL || !a->symmetric || a->max || offset % 16 != 0 || bytes % 16 != 0)
         return status_fail(err, STATUS_UNSUPPORTED,
             "all_reduce by multicast needs a multicast heap and a symmetric sum of whole 16 bytes");
-#if PHX_EMU
-    return STATUS_UNSUPPORTED;
-#else
     TRY(coll_device_poll(d, err));
     unsigned type = device_type(a->dtype);
     pad_group g =
@@ -87,5 +107,4 @@ enum status device_multicast(
     return device_started(
         phx_launch(l, kernel, g, static_cast<uint8_t *>(d->multicast_heap), offset, bytes),
         "all_reduce by multicast", err);
-#endif
 }

@@ -45,6 +45,22 @@ struct coll_peers {
     // Waits for everything that runs on the device, then unmaps or gives back.
     void (*give)(void *context, struct coll_peer_memory *m);
 
+    // One address for the memory (FD) of all members, at which a switch sums and spreads. All
+    // members: probe; rank 0: make, the others: join with its descriptor; when all have, enter;
+    // when all have, bind. `out` is the caller's to give back after any of them, if p or handle is
+    // set.
+    enum status (*multicast_probe)(void *context, struct error *err);
+    // The caller owns *fd. `bytes` as `take` has rounded them.
+    enum status (*multicast_make)(void *context, uint32_t size, size_t bytes,
+        struct coll_peer_memory *out, int *fd, struct error *err);
+    enum status (*multicast_join)(
+        void *context, int fd, size_t bytes, struct coll_peer_memory *out, struct error *err);
+    enum status (*multicast_enter)(
+        void *context, const struct coll_peer_memory *m, struct error *err);
+    enum status (*multicast_bind)(void *context, struct coll_peer_memory *m,
+        const struct coll_peer_memory *own, struct error *err);
+    void (*multicast_give)(void *context, struct coll_peer_memory *m);
+
     // device.h
     size_t (*pad_bytes)(uint32_t size, uint32_t blocks);
     enum status (*open)(

@@ -102,6 +102,12 @@ coll_peers peers_of(const coll_plugin_args *args)
     p.export_memory = share_export;
     p.import_memory = share_import;
     p.give = share_give;
+    p.multicast_probe = share_multicast_probe;
+    p.multicast_make = share_multicast_make;
+    p.multicast_join = share_multicast_join;
+    p.multicast_enter = share_multicast_enter;
+    p.multicast_bind = share_multicast_bind;
+    p.multicast_give = share_multicast_give;
     p.pad_bytes = coll_device_pad_bytes;
     p.open = coll_device_open;
     p.close = coll_device_close;

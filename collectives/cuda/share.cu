@@ -1,84 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
-// The driver's functions are found through the runtime, so nothing links libcuda, and a machine
-// without a driver gets a sentence.
-#include "collectives/cuda/share.cuh"
-
-#include "kernels/cuda/port.cuh"
+#include "collectives/cuda/driver.cuh"
 
 #include <string.h>
-
-#if PHX_EMU
-#include "kernels/emu/driver.hpp"
-#else
-#include <cuda.h>
-#endif
 
 namespace
 {
 
 // Pieces of cudaIpc are whole blocks of the driver's: what else lies in them is shared too.
 constexpr size_t ipc_block = 2u << 20;
-
-#define DRIVER_FUNCTIONS(X)                                                                        \
-    X(cuGetErrorString)                                                                            \
-    X(cuMemGetAllocationGranularity)                                                               \
-    X(cuMemCreate)                                                                                 \
-    X(cuMemRelease)                                                                                \
-    X(cuMemExportToShareableHandle)                                                                \
-    X(cuMemImportFromShareableHandle)                                                              \
-    X(cuMemAddressReserve)                                                                         \
-    X(cuMemAddressFree)                                                                            \
-    X(cuMemMap)                                                                                    \
-    X(cuMemUnmap)                                                                                  \
-    X(cuMemSetAccess)
-
-struct driver {
-#define X(name) decltype(&::name) name;
-    DRIVER_FUNCTIONS(X)
-#undef X
-};
-
-cudaError_t find(const char *name, void **to)
-{
-#if PHX_EMU || CUDART_VERSION >= 12050
-    cudaDriverEntryPointQueryResult result;
-    cudaError_t e = cudaGetDriverEntryPointByVersion(name, to, 12000, cudaEnableDefault, &result);
-#else
-    cudaDriverEntryPointQueryResult result;
-    cudaError_t e = cudaGetDriverEntryPoint(name, to, cudaEnableDefault, &result);
-#endif
-    if (e == cudaSuccess && (result != cudaDriverEntryPointSuccess || *to == nullptr))
-        e = cudaErrorInvalidValue;
-    return e;
-}
-
-enum status load(driver *d, struct error *err)
-{
-    *d = {};
-    const struct {
-        const char *name;
-        void **to;
-    } functions[] = {
-#define X(name) {#name, reinterpret_cast<void **>(&d->name)},
-        DRIVER_FUNCTIONS(X)
-#undef X
-    };
-    for (const auto &f : functions) {
-        cudaError_t e = find(f.name, f.to);
-        if (e != cudaSuccess)
-            return status_fail(err, STATUS_UNSUPPORTED, "the CUDA driver gives no %s: %s", f.name,
-                cudaGetErrorString(e));
-    }
-    return STATUS_OK;
-}
-
-enum status failed(const driver &d, CUresult r, const char *what, struct error *err)
-{
-    const char *text = nullptr;
-    if (d.cuGetErrorString(r, &text) != CUDA_SUCCESS || text == nullptr)
-        text = "unknown error";
-    return status_fail(err, STATUS_DEVICE_FAILED, "%s: error %d, %s", what, (int)r, text);
-}
 
 enum status failed_runtime(cudaError_t e, const char *what, struct error *err)
 {
@@ -102,34 +31,6 @@ CUmemAllocationProp properties(int device)
     return p;
 }
 
-// Maps m->handle, readable and writable by `device`, at an address of its own.
-enum status map(const driver &d, int device, coll_peer_memory *m, struct error *err)
-{
-    CUdeviceptr at = 0;
-    CUmemAccessDesc access = {};
-    access.location.type = CU_MEM_LOCATION_TYPE_DEVICE;
-    access.location.id = device;
-    access.flags = CU_MEM_ACCESS_FLAGS_PROT_READWRITE;
-    CUresult r = d.cuMemAddressReserve(&at, m->bytes, 0, 0, 0);
-    if (r != CUDA_SUCCESS)
-        return failed(d, r, "cuMemAddressReserve", err);
-    const char *what = "cuMemMap";
-    r = d.cuMemMap(at, m->bytes, 0, m->handle, 0);
-    bool mapped = r == CUDA_SUCCESS;
-    if (mapped) {
-        what = "cuMemSetAccess";
-        r = d.cuMemSetAccess(at, m->bytes, &access, 1);
-    }
-    if (r == CUDA_SUCCESS) {
-        m->p = reinterpret_cast<void *>(at);
-        return STATUS_OK;
-    }
-    if (mapped)
-        (void)d.cuMemUnmap(at, m->bytes);
-    (void)d.cuMemAddressFree(at, m->bytes);
-    return failed(d, r, what, err);
-}
-
 enum status zero(void *p, size_t bytes, struct error *err)
 {
     cudaError_t e = cudaMemset(p, 0, bytes);
@@ -146,20 +47,20 @@ size_t round_up(size_t n, size_t to)
 enum status take_fd(int device, coll_peer_memory *m, struct error *err)
 {
     driver d;
-    TRY(load(&d, err));
+    TRY(driver_load(&d, err));
     CUmemAllocationProp p = properties(device);
     size_t granularity = 0;
     CUresult r =
         d.cuMemGetAllocationGranularity(&granularity, &p, CU_MEM_ALLOC_GRANULARITY_RECOMMENDED);
     if (r != CUDA_SUCCESS)
-        return failed(d, r, "cuMemGetAllocationGranularity", err);
+        return driver_failed(d, r, "cuMemGetAllocationGranularity", err);
     CUmemGenericAllocationHandle handle = 0;
     m->bytes = round_up(m->bytes, granularity);
     r = d.cuMemCreate(&handle, m->bytes, &p, 0);
     if (r != CUDA_SUCCESS)
-        return failed(d, r, "cuMemCreate", err);
+        return driver_failed(d, r, "cuMemCreate", err);
     m->handle = handle;
-    enum status s = map(d, device, m, err);
+    enum status s = driver_map(d, device, m, err);
     if (s != STATUS_OK)
         (void)d.cuMemRelease(handle);
     return s;
@@ -168,15 +69,15 @@ enum status take_fd(int device, coll_peer_memory *m, struct error *err)
 enum status import_fd(int device, int fd, coll_peer_memory *m, struct error *err)
 {
     driver d;
-    TRY(load(&d, err));
+    TRY(driver_load(&d, err));
     CUmemGenericAllocationHandle handle = 0;
     CUresult r = d.cuMemImportFromShareableHandle(&handle,
         reinterpret_cast<void *>(static_cast<uintptr_t>(fd)),
         CU_MEM_HANDLE_TYPE_POSIX_FILE_DESCRIPTOR);
     if (r != CUDA_SUCCESS)
-        return failed(d, r, "cuMemImportFromShareableHandle", err);
+        return driver_failed(d, r, "cuMemImportFromShareableHandle", err);
     m->handle = handle;
-    enum status s = map(d, device, m, err);
+    enum status s = driver_map(d, device, m, err);
     if (s != STATUS_OK)
         (void)d.cuMemRelease(handle);
     return s;
@@ -185,7 +86,7 @@ enum status import_fd(int device, int fd, coll_peer_memory *m, struct error *err
 void give_fd(coll_peer_memory *m)
 {
     driver d;
-    if (load(&d, nullptr) != STATUS_OK)
+    if (driver_load(&d, nullptr) != STATUS_OK)
         return;
     CUdeviceptr at = reinterpret_cast<CUdeviceptr>(m->p);
     (void)d.cuMemUnmap(at, m->bytes);
@@ -227,10 +128,10 @@ enum status share_export(
         return STATUS_OK;
     }
     driver d;
-    TRY(load(&d, err));
+    TRY(driver_load(&d, err));
     CUresult r =
         d.cuMemExportToShareableHandle(fd, m->handle, CU_MEM_HANDLE_TYPE_POSIX_FILE_DESCRIPTOR, 0);
-    return r == CUDA_SUCCESS ? STATUS_OK : failed(d, r, "cuMemExportToShareableHandle", err);
+    return r == CUDA_SUCCESS ? STATUS_OK : driver_failed(d, r, "cuMemExportToShareableHandle", err);
 }
 
 enum status share_import(void *context, enum coll_peers_way way, size_t bytes, int fd,

@@ -18,4 +18,16 @@ struct share_context {
     int device;
 };
 
+// multicast_share.cu
+enum status share_multicast_probe(void *context, struct error *err);
+enum status share_multicast_make(void *context, uint32_t size, size_t bytes,
+    struct coll_peer_memory *out, int *fd, struct error *err);
+enum status share_multicast_join(
+    void *context, int fd, size_t bytes, struct coll_peer_memory *out, struct error *err);
+enum status share_multicast_enter(
+    void *context, const struct coll_peer_memory *m, struct error *err);
+enum status share_multicast_bind(void *context, struct coll_peer_memory *m,
+    const struct coll_peer_memory *own, struct error *err);
+void share_multicast_give(void *context, struct coll_peer_memory *m);
+
 #endif

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "kernels/emu/driver.hpp"
 
+#include <atomic>
 #include <cstdio>
 #include <cstring>
 #include <fcntl.h>
@@ -76,6 +77,87 @@ void *map_file(int fd, std::size_t bytes)
     return p;
 }
 
+// A multicast object, in a file of one page: who has entered, and whose memory was bound.
+struct multicast {
+    unsigned devices;
+    std::size_t bytes;
+    std::atomic<unsigned> entered, bound, ready;
+    struct {
+        pid_t pid;
+        int fd;
+    } member[64];
+};
+static_assert(sizeof(multicast) <= page, "one page");
+
+bool is_multicast(int fd)
+{
+    struct stat file;
+    return fstat(fd, &file) == 0 && static_cast<std::size_t>(file.st_size) == page;
+}
+
+multicast *multicast_at(int fd)
+{
+    if (!is_multicast(fd))
+        return nullptr;
+    void *p = mmap(nullptr, page, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
+    return p == MAP_FAILED ? nullptr : static_cast<multicast *>(p);
+}
+
+// Where an object has been mapped, and what of its members has been mapped for it since.
+struct multicast_place {
+    int fd;
+    std::size_t bytes;
+    std::vector<char *> members;
+};
+
+struct places {
+    std::mutex lock;
+    std::map<const char *, multicast_place> at;
+};
+
+places &all_places()
+{
+    static places p;
+    return p;
+}
+
+void map_members(multicast_place &place)
+{
+    multicast *m = multicast_at(place.fd);
+    for (unsigned i = 0; m != nullptr && m->ready == m->devices && i < m->devices; i++) {
+        char path[64];
+        std::snprintf(path, sizeof path, "/proc/%d/fd/%d", static_cast<int>(m->member[i].pid),
+            m->member[i].fd);
+        int fd = open(path, O_RDWR | O_CLOEXEC);
+        void *p = fd >= 0 ? map_file(fd, place.bytes) : nullptr;
+        if (fd >= 0)
+            close(fd);
+        if (p == nullptr)
+            break;
+        place.members.push_back(static_cast<char *>(p));
+    }
+    if (m != nullptr)
+        munmap(m, page);
+}
+
+bool is_place(CUdeviceptr at)
+{
+    std::lock_guard<std::mutex> held(all_places().lock);
+    return all_places().at.count(static_cast<const char *>(at_address(at))) != 0;
+}
+
+void leave_place(CUdeviceptr at)
+{
+    std::lock_guard<std::mutex> held(all_places().lock);
+    auto found = all_places().at.find(static_cast<const char *>(at_address(at)));
+    if (found == all_places().at.end())
+        return;
+    for (char *p : found->second.members)
+        munmap(p, found->second.bytes + page);
+    close(found->second.fd);
+    all_places().at.erase(found);
+}
+
 void remember(void *p, int fd, std::size_t bytes)
 {
     std::lock_guard<std::mutex> held(all_blocks().lock);
@@ -118,6 +200,24 @@ void *share_malloc(std::size_t bytes)
 bool share_free(void *p)
 {
     return forget(p);
+}
+
+std::vector<void *> multicast_of(const void *p)
+{
+    std::lock_guard<std::mutex> held(all_places().lock);
+    std::vector<void *> all;
+    auto next = all_places().at.upper_bound(static_cast<const char *>(p));
+    if (next == all_places().at.begin())
+        return all;
+    auto &[begin, place] = *--next;
+    std::size_t offset = static_cast<std::size_t>(static_cast<const char *>(p) - begin);
+    if (offset >= place.bytes)
+        return all;
+    if (place.members.empty())
+        map_members(place);
+    for (char *m : place.members)
+        all.push_back(m + offset);
+    return all;
 }
 
 } // namespace emu
@@ -199,6 +299,12 @@ CUresult cuMemMap(CUdeviceptr at, std::size_t bytes, std::size_t offset,
     struct stat file;
     if (fstat(fd_of(handle), &file) != 0)
         return CUDA_ERROR_INVALID_HANDLE;
+    if (is_multicast(fd_of(handle))) {
+        std::lock_guard<std::mutex> held(all_places().lock);
+        all_places().at[static_cast<const char *>(at_address(at))] = {
+            fcntl(fd_of(handle), F_DUPFD_CLOEXEC, 0), bytes, {}};
+        return CUDA_SUCCESS;
+    }
     if (offset != 0 || static_cast<std::size_t>(file.st_size) != bytes)
         return CUDA_ERROR_INVALID_VALUE;
     void *p = mmap(at_address(at), bytes, PROT_NONE, MAP_SHARED | MAP_FIXED, fd_of(handle), 0);
@@ -207,6 +313,7 @@ CUresult cuMemMap(CUdeviceptr at, std::size_t bytes, std::size_t offset,
 
 CUresult cuMemUnmap(CUdeviceptr at, std::size_t bytes)
 {
+    leave_place(at);
     void *p =
         mmap(at_address(at), bytes, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED, -1, 0);
     return p == MAP_FAILED ? CUDA_ERROR_INVALID_VALUE : CUDA_SUCCESS;
@@ -215,9 +322,83 @@ CUresult cuMemUnmap(CUdeviceptr at, std::size_t bytes)
 CUresult cuMemSetAccess(
     CUdeviceptr at, std::size_t bytes, const CUmemAccessDesc *access, std::size_t n)
 {
+    if (n == 1 && is_place(at))
+        return CUDA_SUCCESS; // and memory of nobody: only what asks multicast_of may work there
     if (n != 1 || access->flags != CU_MEM_ACCESS_FLAGS_PROT_READWRITE ||
         mprotect(at_address(at), bytes, PROT_READ | PROT_WRITE) != 0)
         return CUDA_ERROR_INVALID_VALUE;
+    return CUDA_SUCCESS;
+}
+
+CUresult cuDeviceGet(CUdevice *device, int ordinal)
+{
+    *device = ordinal;
+    return CUDA_SUCCESS;
+}
+
+CUresult cuDeviceGetAttribute(int *value, CUdevice_attribute which, CUdevice)
+{
+    *value = which == CU_DEVICE_ATTRIBUTE_MULTICAST_SUPPORTED;
+    return CUDA_SUCCESS;
+}
+
+CUresult cuMulticastGetGranularity(
+    std::size_t *bytes, const CUmulticastObjectProp *, CUmulticastGranularity_flags)
+{
+    *bytes = emu::share_block;
+    return CUDA_SUCCESS;
+}
+
+CUresult cuMulticastCreate(CUmemGenericAllocationHandle *handle, const CUmulticastObjectProp *p)
+{
+    if (p->numDevices < 1 || p->numDevices > 64 || p->size == 0 ||
+        p->size % emu::share_block != 0 ||
+        p->handleTypes != CU_MEM_HANDLE_TYPE_POSIX_FILE_DESCRIPTOR)
+        return CUDA_ERROR_INVALID_VALUE;
+    int fd = file_of(page);
+    multicast *m = fd >= 0 ? multicast_at(fd) : nullptr;
+    if (m == nullptr) {
+        if (fd >= 0)
+            close(fd);
+        return CUDA_ERROR_OUT_OF_MEMORY;
+    }
+    m->devices = p->numDevices;
+    m->bytes = p->size;
+    munmap(m, page);
+    *handle = static_cast<CUmemGenericAllocationHandle>(fd) + 1;
+    return CUDA_SUCCESS;
+}
+
+CUresult cuMulticastAddDevice(CUmemGenericAllocationHandle handle, CUdevice)
+{
+    multicast *m = multicast_at(fd_of(handle));
+    if (m == nullptr)
+        return CUDA_ERROR_INVALID_HANDLE;
+    bool fits = m->entered.fetch_add(1) < m->devices;
+    munmap(m, page);
+    return fits ? CUDA_SUCCESS : CUDA_ERROR_INVALID_VALUE;
+}
+
+CUresult cuMulticastBindMem(CUmemGenericAllocationHandle handle, std::size_t offset,
+    CUmemGenericAllocationHandle memory, std::size_t memory_offset, std::size_t bytes,
+    unsigned long long)
+{
+    multicast *m = multicast_at(fd_of(handle));
+    if (m == nullptr)
+        return CUDA_ERROR_INVALID_HANDLE;
+    bool fits = offset == 0 && memory_offset == 0 && bytes == m->bytes && m->entered == m->devices;
+    unsigned i = fits ? m->bound.fetch_add(1) : m->devices;
+    fits = fits && i < m->devices;
+    if (fits) {
+        m->member[i] = {getpid(), fd_of(memory)};
+        m->ready.fetch_add(1);
+    }
+    munmap(m, page);
+    return fits ? CUDA_SUCCESS : CUDA_ERROR_INVALID_VALUE;
+}
+
+CUresult cuMulticastUnbind(CUmemGenericAllocationHandle, CUdevice, std::size_t, std::size_t)
+{
     return CUDA_SUCCESS;
 }
 
@@ -240,6 +421,13 @@ cudaError_t cudaGetDriverEntryPointByVersion(const char *name, void **to, unsign
         {"cuMemMap", reinterpret_cast<void *>(&cuMemMap)},
         {"cuMemUnmap", reinterpret_cast<void *>(&cuMemUnmap)},
         {"cuMemSetAccess", reinterpret_cast<void *>(&cuMemSetAccess)},
+        {"cuDeviceGet", reinterpret_cast<void *>(&cuDeviceGet)},
+        {"cuDeviceGetAttribute", reinterpret_cast<void *>(&cuDeviceGetAttribute)},
+        {"cuMulticastGetGranularity", reinterpret_cast<void *>(&cuMulticastGetGranularity)},
+        {"cuMulticastCreate", reinterpret_cast<void *>(&cuMulticastCreate)},
+        {"cuMulticastAddDevice", reinterpret_cast<void *>(&cuMulticastAddDevice)},
+        {"cuMulticastBindMem", reinterpret_cast<void *>(&cuMulticastBindMem)},
+        {"cuMulticastUnbind", reinterpret_cast<void *>(&cuMulticastUnbind)},
     };
     *result = cudaDriverEntryPointSymbolNotFound;
     for (const auto &k : known)
