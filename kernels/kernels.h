@@ -50,6 +50,7 @@ enum {
     KERNELS_ATTENTION_CHUNK = 256, // KV positions per partial softmax, absolute multiples
     KERNELS_WEIGHT_PARTS_MAX = 4,
     KERNELS_MARKS = 4,
+    KERNELS_FUSED_ROWS = 16, // most rows for which several ops of a layer are one
 };
 #define KERNELS_TOKEN_KEPT 0x80000000u
 
@@ -456,6 +457,20 @@ struct kernels {
     // (optional) act(linear(x)) in one pass over the weights: gate and up rows of one output stay
     // together; w has 2 * dim rows where act is gated.
     void (*linear_act)(struct device *d, const struct linear_args *a, const struct act_args *act);
+    // (optional) Neighbours in a layer in one launch, for up to KERNELS_FUSED_ROWS rows and where
+    // the table can; elsewhere as several. The same bits as the ops one after the other with the
+    // same arguments, but what lies between them (out of norm and of linear_add's linear; k and v
+    // of qkv) holds anything.
+    //   norm_linear_rope: norm (x NULL), linear of its out, rope_kv of that. norm may be NULL.
+    //   norm_linear_act: norm (x NULL), linear_act of its out.
+    //   linear_add: linear, then norm with that as x and without an out: the residual grows.
+    void (*norm_linear_rope)(struct device *d, const struct norm_args *n,
+        const struct linear_args *a, const struct rope_kv_args *r);
+    void (*norm_linear_act)(struct device *d, const struct norm_args *n,
+        const struct linear_args *a, const struct act_args *act);
+    void (*linear_add)(struct device *d, const struct linear_args *a, const struct norm_args *n);
+    // (optional) Kernels of the ops enqueued so far, also those of recorded steps.
+    uint64_t (*launches)(const struct device *d);
     // (optional) Models that need them are refused where they are not.
     void (*clip)(struct device *d, const struct clip_args *a);
     void (*qk_norm)(struct device *d, const struct qk_norm_args *a);

@@ -30,6 +30,7 @@ struct forward_args {
     uint32_t rows_max;
     bool eager;          // never record the ops of a step
     bool separate_norms; // never sum over ranks and norm in one operation: the same bits
+    bool separate_ops;   // no operation stands for several: the same bits
 };
 
 // All pointers of `args` are borrowed until forward_close.

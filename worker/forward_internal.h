@@ -49,6 +49,7 @@ struct forward {
     bool pending;              // x is yet to be added to the residual stream,
     const float *pending_bias; // with this bias (may be NULL)
     bool normed_ahead;         // `normed` holds what the next block reads
+    bool norm_taken;           // the projection of q, k and v has made the norm for itself alone
     uint64_t collective_us;
 };
 
@@ -75,6 +76,13 @@ const void *forward_stream_plain(struct forward *f);
 const void *forward_stream_input(
     struct forward *f, const struct weight *weight, const struct weight *bias);
 
+// Whether neighbours in a layer are one op, for so many rows.
+bool forward_stream_fuses(const struct forward *f, uint32_t n_rows);
+// Whether the next block's first op may make the norm that it reads for itself, and that norm.
+bool forward_stream_lends_norm(const struct forward *f);
+struct norm_args forward_stream_norm(
+    struct forward *f, const struct weight *weight, const struct weight *bias);
+
 // A projection whose input columns are spread over the ranks, into x, and the sum over them. Its
 // bias, which is whole on every rank, is added with x to the residual stream; but where a norm
 // stands between, rank 0 alone adds it before the sum.
@@ -85,6 +93,7 @@ struct forward_output {
     const void *in;
     uint32_t in_dim;
     const uint32_t *row_ids;
+    bool kept_apart; // x is not to be added to the stream yet: others still read that
     bool of_experts; // x is what `experts` has written
 };
 enum status forward_stream_output(

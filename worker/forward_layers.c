@@ -38,14 +38,14 @@ static enum status norm_qk(struct forward *f, const struct layer_weights *w, str
     return STATUS_OK;
 }
 
-static void rotate_and_store(struct forward *f, uint32_t layer)
+static struct rope_kv_args rotation(struct forward *f, uint32_t layer)
 {
     const struct model_config *m = f->a.model;
     const struct layer_weights *w = &f->a.weights->layer[layer];
     const struct layer_config *c = &m->layer[layer];
     const struct rope_config *rope = &m->rope[c->rope];
     bool norms = m->qk_norm == QK_NORM_HEAD;
-    struct rope_kv_args rotate = {.batch = f->batch,
+    return (struct rope_kv_args){.batch = f->batch,
         .qkv = f->qkv,
         .n_heads = f->n_heads,
         .kv = f->a.kv->layer[layer],
@@ -57,21 +57,39 @@ static void rotate_and_store(struct forward *f, uint32_t layer)
         .k_norm = norms ? w->k_norm : NULL,
         .norm_eps = m->norm_eps,
         .norm_weight_offset = m->norm_weight_offset};
-    f->a.kernels->rope_kv(f->a.device, &rotate);
 }
 
-static enum status project_qkv(struct forward *f, uint32_t layer, const void *in, struct error *err)
+// Norm, projection, rotation and append as one, where nothing stands between them.
+static bool project_at_once(struct forward *f, uint32_t layer, struct linear_args *linear)
+{
+    const struct model_config *m = f->a.model;
+    const struct layer_weights *w = &f->a.weights->layer[layer];
+    if (!forward_stream_fuses(f, f->n_rows) || m->qkv_clip != 0 || m->qk_norm > QK_NORM_HEAD)
+        return false;
+    struct norm_args norm = forward_stream_norm(f, w->attn_norm, w->attn_norm_bias);
+    struct rope_kv_args rotate = rotation(f, layer);
+    f->norm_taken =
+        forward_stream_lends_norm(f) && !(m->parallel_residual && m->layer[layer].experts);
+    linear->x = f->norm_taken ? norm.out : forward_stream_input(f, w->attn_norm, w->attn_norm_bias);
+    f->a.kernels->norm_linear_rope(f->a.device, f->norm_taken ? &norm : NULL, linear, &rotate);
+    return true;
+}
+
+static enum status project_qkv(struct forward *f, uint32_t layer, struct error *err)
 {
     const struct model_config *m = f->a.model;
     const struct layer_weights *w = &f->a.weights->layer[layer];
     uint32_t dim = (f->n_heads + 2 * f->n_kv_heads) * m->head_dim;
     struct linear_args linear = {.n_rows = f->n_rows,
-        .x = in,
         .x_stride = m->hidden_dim,
         .w = w->qkv,
         .bias = w->qkv_bias,
         .out = f->qkv,
         .out_stride = dim};
+    f->norm_taken = false;
+    if (project_at_once(f, layer, &linear))
+        return STATUS_OK;
+    linear.x = forward_stream_input(f, w->attn_norm, w->attn_norm_bias);
     f->a.kernels->linear(f->a.device, &linear);
     if (m->qkv_clip != 0) {
         struct clip_args clip = {
@@ -80,7 +98,8 @@ static enum status project_qkv(struct forward *f, uint32_t layer, const void *in
     }
     if (m->qk_norm > QK_NORM_HEAD)
         TRY(norm_qk(f, w, err));
-    rotate_and_store(f, layer);
+    struct rope_kv_args rotate = rotation(f, layer);
+    f->a.kernels->rope_kv(f->a.device, &rotate);
     return STATUS_OK;
 }
 
@@ -99,10 +118,49 @@ static void attend(struct forward *f, uint32_t layer)
     f->a.kernels->attention(f->a.device, &args);
 }
 
+// What the MLP has inside, of `in`; of a norm that is yet to be made where one is given.
+static void mlp_hidden(struct forward *f, const struct layer_weights *w,
+    const struct norm_args *norm, const void *in, const uint32_t *row_ids)
+{
+    const struct model_config *m = f->a.model;
+    struct linear_args linear = {.n_rows = f->n_rows,
+        .x = norm ? norm->out : in,
+        .x_stride = m->hidden_dim,
+        .w = w->mlp_in,
+        .bias = w->mlp_in_bias,
+        .out = f->mlp_in,
+        .out_stride = f->ffn * (m->gated ? 2 : 1),
+        .row_ids = row_ids};
+    struct act_args act = {.n_rows = f->n_rows,
+        .dim = f->ffn,
+        .gated = m->gated,
+        .kind = (enum act_kind)m->activation,
+        .x = f->mlp_in,
+        .out = f->mlp};
+    if (norm) {
+        f->a.kernels->norm_linear_act(f->a.device, norm, &linear, &act);
+    } else if (f->a.kernels->linear_act) {
+        f->a.kernels->linear_act(f->a.device, &linear, &act);
+    } else {
+        f->a.kernels->linear(f->a.device, &linear);
+        f->a.kernels->act(f->a.device, &act);
+    }
+}
+
+// Where attention and MLP read the same stream, and the MLP its own norm of it: before either of
+// them is added to it.
+static void mlp_hidden_ahead(struct forward *f, const struct layer_weights *w)
+{
+    bool shared = f->a.model->shared_parallel_norm;
+    struct norm_args norm = forward_stream_norm(
+        f, shared ? w->attn_norm : w->mlp_norm, shared ? w->attn_norm_bias : w->mlp_norm_bias);
+    mlp_hidden(f, w, &norm, NULL, NULL);
+}
+
 static enum status attention_block(struct forward *f, uint32_t layer, struct error *err)
 {
     const struct layer_weights *w = &f->a.weights->layer[layer];
-    TRY(project_qkv(f, layer, forward_stream_input(f, w->attn_norm, w->attn_norm_bias), err));
+    TRY(project_qkv(f, layer, err));
     if (layer + 1 == f->a.weights->n_layers) {
         if (f->batch->n_logit_rows == 0)
             return STATUS_OK; // the pages are written, nothing else is asked
@@ -116,42 +174,20 @@ static enum status attention_block(struct forward *f, uint32_t layer, struct err
             f, attended_dim, f->a.activation, f->attended, f->qkv); // q, k and v have been used
         attended = f->qkv;
     }
+    bool parallel = f->a.model->parallel_residual;
+    if (parallel && f->norm_taken)
+        mlp_hidden_ahead(f, w);
     struct forward_output o = {.weight = w->o,
         .bias = w->o_bias,
         .bias_f32 = w->o_bias_f32,
         .norm = w->attn_out_norm,
         .norm_bias = w->attn_out_norm_bias,
-        .next_norm = f->a.model->parallel_residual ? NULL : w->mlp_norm,
+        .next_norm = parallel ? NULL : w->mlp_norm,
         .in = attended,
         .in_dim = attended_dim,
-        .row_ids = f->row_ids};
+        .row_ids = f->row_ids,
+        .kept_apart = parallel && !f->norm_taken};
     return forward_stream_output(f, &o, err);
-}
-
-static void mlp_hidden(
-    struct forward *f, const struct layer_weights *w, const void *in, const uint32_t *row_ids)
-{
-    const struct model_config *m = f->a.model;
-    struct linear_args linear = {.n_rows = f->n_rows,
-        .x = in,
-        .x_stride = m->hidden_dim,
-        .w = w->mlp_in,
-        .bias = w->mlp_in_bias,
-        .out = f->mlp_in,
-        .out_stride = f->ffn * (m->gated ? 2 : 1),
-        .row_ids = row_ids};
-    struct act_args act = {.n_rows = f->n_rows,
-        .dim = f->ffn,
-        .gated = m->gated,
-        .kind = (enum act_kind)m->activation,
-        .x = f->mlp_in,
-        .out = f->mlp};
-    if (f->a.kernels->linear_act) {
-        f->a.kernels->linear_act(f->a.device, &linear, &act);
-    } else {
-        f->a.kernels->linear(f->a.device, &linear);
-        f->a.kernels->act(f->a.device, &act);
-    }
 }
 
 // The part of a mixture of experts that this rank has, into x.
@@ -187,22 +223,28 @@ static void experts_output(
     f->a.kernels->experts(f->a.device, &args);
 }
 
+// Where the MLP reads, and which rows of that.
+static const void *mlp_input(struct forward *f, uint32_t layer, const uint32_t **row_ids)
+{
+    const struct model_config *m = f->a.model;
+    const struct layer_weights *w = &f->a.weights->layer[layer];
+    if (!m->parallel_residual)
+        return forward_stream_input(f, w->mlp_norm, w->mlp_norm_bias);
+    if (m->shared_parallel_norm)
+        *row_ids = f->row_ids; // normed still has all rows
+    else
+        forward_stream_norm_into(f, w->mlp_norm, w->mlp_norm_bias, f->normed);
+    forward_stream_add_and_norm(f, NULL, NULL, NULL);
+    return f->normed;
+}
+
 static enum status mlp_block(struct forward *f, uint32_t layer, struct error *err)
 {
     const struct model_config *m = f->a.model;
     const struct layer_weights *w = &f->a.weights->layer[layer];
-    bool last = layer + 1 == f->a.weights->n_layers;
-    const void *in = f->normed;
+    bool last = layer + 1 == f->a.weights->n_layers, experts = m->layer[layer].experts;
+    bool ahead = m->parallel_residual && f->norm_taken;
     const uint32_t *row_ids = NULL;
-    if (!m->parallel_residual) {
-        in = forward_stream_input(f, w->mlp_norm, w->mlp_norm_bias);
-    } else if (m->shared_parallel_norm) {
-        row_ids = f->row_ids; // normed still has all rows
-        forward_stream_add_and_norm(f, NULL, NULL, NULL);
-    } else {
-        forward_stream_norm_into(f, w->mlp_norm, w->mlp_norm_bias, f->normed);
-        forward_stream_add_and_norm(f, NULL, NULL, NULL);
-    }
     struct forward_output o = {.weight = w->mlp_out,
         .bias = w->mlp_out_bias,
         .bias_f32 = w->mlp_out_bias_f32,
@@ -211,12 +253,21 @@ static enum status mlp_block(struct forward *f, uint32_t layer, struct error *er
         .next_norm = last ? f->a.weights->final_norm : w[1].attn_norm,
         .in = f->mlp,
         .in_dim = f->ffn};
-    if (m->layer[layer].experts) {
+    if (experts) {
+        const void *in = mlp_input(f, layer, &row_ids);
         experts_output(f, w, in, row_ids);
         o.of_experts = true;
         return forward_stream_output_sum(f, &o, err);
     }
-    mlp_hidden(f, w, in, row_ids);
+    if (ahead) {
+        forward_stream_add_and_norm(f, NULL, NULL, NULL);
+    } else if (!m->parallel_residual && forward_stream_lends_norm(f)) {
+        struct norm_args norm = forward_stream_norm(f, w->mlp_norm, w->mlp_norm_bias);
+        mlp_hidden(f, w, &norm, NULL, NULL);
+    } else {
+        const void *in = mlp_input(f, layer, &row_ids);
+        mlp_hidden(f, w, NULL, in, row_ids);
+    }
     return forward_stream_output(f, &o, err);
 }
 

@@ -166,6 +166,32 @@ const void *forward_stream_input(
     return f->normed;
 }
 
+bool forward_stream_fuses(const struct forward *f, uint32_t n_rows)
+{
+    const struct kernels *k = f->a.kernels;
+    return k->norm_linear_rope && k->norm_linear_act && k->linear_add && !f->a.separate_ops &&
+           n_rows <= KERNELS_FUSED_ROWS;
+}
+
+bool forward_stream_lends_norm(const struct forward *f)
+{
+    enum norm_placement p = f->a.model->norm_placement;
+    return forward_stream_fuses(f, f->n_rows) && !f->pending && !f->normed_ahead &&
+           (p == NORM_PRE || p == NORM_SANDWICH);
+}
+
+struct norm_args forward_stream_norm(
+    struct forward *f, const struct weight *weight, const struct weight *bias)
+{
+    struct norm_args args = norm_shape(f);
+    args.residual = f->residual;
+    args.weight = weight;
+    args.bias = bias;
+    args.out_type = f->a.activation;
+    args.out = f->normed;
+    return args;
+}
+
 static enum status combine_experts(struct forward *f, struct error *err)
 {
     check(f->a.activation == DTYPE_F32 && !f->a.kernels->device_memory);
@@ -205,6 +231,24 @@ enum status forward_stream_output_sum(
     return STATUS_OK;
 }
 
+// The projection and its addition to the residual stream as one.
+static bool adds_at_once(
+    struct forward *f, const struct forward_output *o, const struct linear_args *linear)
+{
+    const struct model_config *m = f->a.model;
+    if (o->kept_apart || f->a.group || m->norm_placement != NORM_PRE ||
+        !forward_stream_fuses(f, f->n_rows))
+        return false;
+    check(!f->pending);
+    struct norm_args add = norm_shape(f);
+    add.residual = f->residual;
+    add.x = f->x;
+    add.x_scale = m->residual_scale;
+    add.x_bias = o->bias_f32;
+    f->a.kernels->linear_add(f->a.device, linear, &add);
+    return true;
+}
+
 enum status forward_stream_output(
     struct forward *f, const struct forward_output *o, struct error *err)
 {
@@ -218,6 +262,8 @@ enum status forward_stream_output(
         .out = f->x,
         .out_stride = m->hidden_dim,
         .row_ids = o->row_ids};
+    if (adds_at_once(f, o, &args))
+        return STATUS_OK;
     f->a.kernels->linear(f->a.device, &args);
     return forward_stream_output_sum(f, o, err);
 }
@@ -272,7 +318,7 @@ static void keep_on_device(struct forward *f)
     check(!f->pending);
     forward_stream_gather(f, m->hidden_dim, DTYPE_F32, f->residual, f->x);
     swap(&f->residual, &f->x, &f->residual_swapped);
-    if (m->parallel_residual && m->shared_parallel_norm) {
+    if (m->parallel_residual && m->shared_parallel_norm && !f->norm_taken) {
         forward_stream_gather(f, m->hidden_dim, f->a.activation, f->normed, f->kept);
         swap(&f->normed, &f->kept, &f->normed_swapped);
     }

@@ -314,7 +314,8 @@ static enum status open_work(struct rank *r, struct error *err)
         .stream = stream,
         .rows_max = r->info.limits.step_tokens,
         .eager = r->options.enforce_eager,
-        .separate_norms = r->options.separate_norms};
+        .separate_norms = r->options.separate_norms,
+        .separate_ops = r->options.separate_ops};
     TRY(forward_open(&forward, &r->forward, err));
     struct sampler_args sampler = {.kernels = r->kernels,
         .device = r->device,
@@ -399,4 +400,9 @@ void rank_close(struct rank *r)
 const struct rank_info *rank_info(const struct rank *r)
 {
     return &r->info;
+}
+
+uint64_t rank_launches(const struct rank *r)
+{
+    return r->kernels->launches ? r->kernels->launches(r->device) : 0;
 }

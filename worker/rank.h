@@ -43,6 +43,7 @@ struct rank_options {
     bool no_kernel_overlap;          // kernels begin when the one before has ended
     bool expert_parallel;            // experts are placed whole, each on one rank
     bool separate_norms;             // never sum over ranks and norm in one; for tests and benches
+    bool separate_ops;               // no operation stands for several; for tests and benches
 };
 
 // What the coordinator is told.
@@ -66,6 +67,8 @@ enum status rank_open(const struct rank_options *options, struct bootstrap *b,
     const struct weights_progress *progress, struct rank **out, struct error *err);
 void rank_close(struct rank *r); // NULL is allowed; not collective
 const struct rank_info *rank_info(const struct rank *r);
+// Kernels that its device was asked for so far; 0 where the device does not count.
+uint64_t rank_launches(const struct rank *r);
 
 // ---- rank 0 ------------------------------------------------------------------------------------
 

@@ -127,7 +127,9 @@ void cuda_attention(struct device *d, const struct attention_args *a)
         start(d, a, FORM_PLAIN, 0, UINT32_MAX);
         return;
     }
-    bool prefill = attention_prefill_pairs(a->kv.head_dim) > 0;
+    // Few rows are one launch, whatever their sequences have: the form changes no bit.
+    bool prefill =
+        d->batch.n_rows > KERNELS_FUSED_ROWS && attention_prefill_pairs(a->kv.head_dim) > 0;
     start(d, a, FORM_DECODE, 0, prefill ? attention_decode_pairs : UINT32_MAX);
     if (prefill)
         start(d, a, FORM_PREFILL, attention_decode_pairs, UINT32_MAX);

@@ -315,6 +315,7 @@ phx_launch_config device_launch(const struct device *d, dim3 grid, dim3 block, s
     l.block = block;
     l.dynamic_bytes = dynamic_bytes;
     l.stream = d->stream;
+    d->launches++;
     return l;
 }
 
@@ -324,4 +325,9 @@ phx_launch_config device_launch_waiting(
     phx_launch_config l = device_launch(d, grid, block, dynamic_bytes);
     l.overlaps = d->overlaps;
     return l;
+}
+
+uint64_t cuda_launches(const struct device *d)
+{
+    return d->launches;
 }

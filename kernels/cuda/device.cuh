@@ -107,6 +107,8 @@ struct device {
     size_t workspace_wanted;           // namely so much
     uint32_t memory_turn;              // changes with the addresses of batch and workspace
 
+    mutable uint64_t launches; // of kernels so far, see cuda_launches
+
     uint32_t *tickets; // [DEVICE_TICKETS], see device_tickets
     struct blas *blas; // cuBLASLt, NULL where there is none or it was not wanted yet
     bool blas_tried;
@@ -204,6 +206,12 @@ void cuda_embed(struct device *d, const struct embed_args *a);
 void cuda_norm(struct device *d, const struct norm_args *a);
 void cuda_linear(struct device *d, const struct linear_args *a);
 void cuda_linear_act(struct device *d, const struct linear_args *a, const struct act_args *act);
+void cuda_norm_linear_rope(struct device *d, const struct norm_args *n, const struct linear_args *a,
+    const struct rope_kv_args *r);
+void cuda_norm_linear_act(struct device *d, const struct norm_args *n, const struct linear_args *a,
+    const struct act_args *act);
+void cuda_linear_add(struct device *d, const struct linear_args *a, const struct norm_args *n);
+uint64_t cuda_launches(const struct device *d);
 void cuda_clip(struct device *d, const struct clip_args *a);
 void cuda_qk_norm(struct device *d, const struct qk_norm_args *a);
 void cuda_experts(struct device *d, const struct experts_args *a);

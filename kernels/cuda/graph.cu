@@ -13,6 +13,7 @@ struct device_graphs {
         struct graph_bounds bounds;
         uint64_t used;        // the step that used it last; 0: free
         uint32_t memory_turn; // of the device when it was recorded
+        uint64_t launches;    // of kernels that are in it
         cudaGraphExec_t x;    // NULL: seen once, not recorded
     } one[GRAPHS_MAX];
     uint64_t steps;
@@ -58,6 +59,7 @@ void begin_recording(struct device *d, const struct graph_bounds *b)
     device_keep(d, cudaStreamBeginCapture(d->stream, cudaStreamCaptureModeThreadLocal), "a graph");
     d->recording = true;
     d->recording_failed = false;
+    d->graphs->one[d->graphs->recording].launches = d->launches;
     d->batch.n_rows = d->batch.n_seqs = d->batch.n_logit_rows = b->n_rows;
     d->batch.n_keys = b->n_keys;
     d->batch.seq_rows = 1;
@@ -80,6 +82,7 @@ enum graph_state cuda_graph_begin(struct device *d, const struct graph_bounds *b
         return GRAPH_NONE;
     if (d->graphs->one[i].x != NULL && d->graphs->one[i].memory_turn == d->memory_turn) {
         device_keep(d, cudaGraphLaunch(d->graphs->one[i].x, d->stream), "a graph");
+        d->launches += d->graphs->one[i].launches;
         return GRAPH_DONE;
     }
     forget(d, i);
@@ -95,6 +98,9 @@ bool cuda_graph_end(struct device *d, const struct batch *b)
     int i = d->graphs->recording;
     device_keep(d, cudaStreamEndCapture(d->stream, &graph), "the end of a graph");
     d->recording = false;
+    uint64_t *launches = &d->graphs->one[i].launches; // so far, when it was begun
+    *launches = d->launches - *launches;
+    d->launches -= *launches; // nothing has run yet
     device_bound_batch(d, b);
     if (!d->recording_failed && d->failed == STATUS_OK) {
         device_keep(d, cudaGraphInstantiate(&d->graphs->one[i].x, graph, 0), "making a graph");
@@ -107,6 +113,7 @@ bool cuda_graph_end(struct device *d, const struct batch *b)
     if (d->recording_failed || d->failed != STATUS_OK)
         return false;
     device_keep(d, cudaGraphLaunch(d->graphs->one[i].x, d->stream), "a graph");
+    d->launches += *launches;
     return true;
 }
 

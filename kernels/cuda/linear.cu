@@ -1,14 +1,17 @@
 // SPDX-License-Identifier: Apache-2.0
-// The ops `linear` and `linear_act`: which kernel multiplies, and what it needs on the way.
+// The ops of linear, alone and with their neighbours: which kernel multiplies, and what it needs on
+// the way.
 #include "kernels/cuda/linear.cuh"
 
 #include "kernels/cuda/blas.h"
 #include "kernels/cuda/device.cuh"
+#include "kernels/cuda/norm.cuh"
+#include "kernels/cuda/rope.cuh"
 
 namespace
 {
 
-constexpr unsigned pack_threads = 256, pack_elements = 8, fused_rows_max = 16;
+constexpr unsigned pack_threads = 256, pack_elements = 8;
 
 // Rows of x, unaligned or of any length, as rows of whole chunks of eight elements; zeros at the
 // end.
@@ -120,6 +123,57 @@ void run(struct device *d, job &j, uint8_t *memory)
         device_keep(d, linear_tile(j.call, j.plan, d), "linear");
 }
 
+// A norm as the kernels are told of it.
+linear_norm norm_of(const struct norm_args *a)
+{
+    linear_norm n = {};
+    n.residual = a->residual;
+    n.residual_type = a->residual_type;
+    n.pack = 16 / (unsigned)dtype_bytes(n.residual_type);
+    n.threads = norm_threads(a->dim, n.pack);
+    n.layer = a->layer;
+    n.eps = a->eps;
+    n.weight_offset = a->weight_offset;
+    if (a->weight != NULL) {
+        n.weight = a->weight->data;
+        n.weight_type = a->weight->dtype;
+    }
+    if (a->bias != NULL) {
+        n.bias = a->bias->data;
+        n.bias_type = a->bias->dtype;
+    }
+    return n;
+}
+
+// Whether linear and its neighbours are one launch.
+bool is_fused(const job &j, const struct norm_args *n, const struct rope_kv_args *r)
+{
+    unsigned heads = r != NULL ? r->n_heads + 2 * r->kv.n_kv_heads : 0;
+    bool aligned = n == NULL || (linear_aligned(n->residual, 0) && linear_aligned(n->out, 0));
+    return j.shape.half && !j.packs && j.shape.m <= KERNELS_FUSED_ROWS && aligned &&
+           linear_plan_tickets(&j.plan) + heads <= LINEAR_TICKETS_MAX;
+}
+
+void run_fused(struct device *d, job &j, const struct norm_args *n, const struct rope_kv_args *r)
+{
+    j.call.tickets = device_tickets(d);
+    if (j.partial_bytes > 0)
+        j.call.partials = static_cast<float *>(device_workspace(d, j.partial_bytes));
+    if (j.call.tickets == NULL || (j.partial_bytes > 0 && j.call.partials == NULL))
+        return;
+    linear_norm norm = n != NULL ? norm_of(n) : linear_norm();
+    rope_call rope = r != NULL ? rope_make_call(d, r) : rope_call();
+    device_keep(d,
+        linear_fused(j.call, n != NULL ? &norm : nullptr, r != NULL ? &rope : nullptr, j.plan, d),
+        "linear with its neighbours");
+}
+
+void check_norm(const struct norm_args *n, const struct linear_args *a)
+{
+    check(n->x == NULL && n->out == a->x && n->dim == a->w->k && n->dim == a->x_stride &&
+          n->n_rows == a->n_rows && n->residual != n->out && !n->copy);
+}
+
 } // namespace
 
 bool linear_aligned(const void *x, uint64_t stride_bytes)
@@ -146,6 +200,73 @@ void linear_pack(
         phx_launch(l, pack_kernel, static_cast<const uint16_t *>(x), x_stride,
             static_cast<uint4 *>(to), m, k),
         "linear: pack");
+}
+
+void cuda_norm_linear_rope(struct device *d, const struct norm_args *n, const struct linear_args *a,
+    const struct rope_kv_args *r)
+{
+    check(a->row_ids == NULL && a->out == r->qkv && a->out_stride == a->w->n && !a->out_f32);
+    check(a->w->n == (r->n_heads + 2 * r->kv.n_kv_heads) * r->kv.head_dim);
+    if (n != NULL)
+        check_norm(n, a);
+    if (a->n_rows == 0)
+        return;
+    job j = plan_job(d, a);
+    plan_kernel(j);
+    if (is_fused(j, n, r)) {
+        run_fused(d, j, n, r);
+        return;
+    }
+    if (n != NULL)
+        cuda_norm(d, n);
+    cuda_linear(d, a);
+    cuda_rope_kv(d, r);
+}
+
+void cuda_norm_linear_act(struct device *d, const struct norm_args *n, const struct linear_args *a,
+    const struct act_args *act)
+{
+    check_norm(n, a);
+    check(a->row_ids == NULL && a->w->n == act->dim * (act->gated ? 2 : 1));
+    if (a->n_rows == 0)
+        return;
+    job j = plan_job(d, a);
+    j.shape.gated = act->gated && j.shape.half && a->n_rows <= KERNELS_FUSED_ROWS;
+    plan_kernel(j);
+    if (!is_fused(j, n, NULL)) {
+        cuda_norm(d, n);
+        cuda_linear_act(d, a, act);
+        return;
+    }
+    j.call.has_act = true;
+    j.call.gated = act->gated;
+    j.call.act = act->kind;
+    j.call.out = act->out;
+    j.call.out_stride = act->dim;
+    run_fused(d, j, n, NULL);
+}
+
+void cuda_linear_add(struct device *d, const struct linear_args *a, const struct norm_args *n)
+{
+    check(a->row_ids == NULL && !a->out_f32 && n->out == NULL && n->x == a->out &&
+          n->dim == a->w->n && a->out_stride == n->dim && n->n_rows == a->n_rows);
+    if (a->n_rows == 0)
+        return;
+    job j = plan_job(d, a);
+    if (linear_blas_wants(d, j.call)) {
+        cuda_linear(d, a);
+        cuda_norm(d, n);
+        return;
+    }
+    plan_kernel(j);
+    j.call.residual = n->residual;
+    j.call.residual_type = n->residual_type;
+    j.call.add_bias = n->x_bias;
+    j.call.add_scale = n->x_scale;
+    size_t bytes = job_bytes(j);
+    uint8_t *memory = static_cast<uint8_t *>(bytes > 0 ? device_workspace(d, bytes) : NULL);
+    if (memory != NULL || bytes == 0)
+        run(d, j, memory);
 }
 
 void cuda_linear(struct device *d, const struct linear_args *a)
@@ -175,7 +296,7 @@ void cuda_linear_act(struct device *d, const struct linear_args *a, const struct
     j.call.out_stride = a->w->n;
     j.call.out_type = d->activation;
     j.by_blas = linear_blas_wants(d, j.call);
-    bool fused = act->gated ? j.shape.half && a->n_rows <= fused_rows_max : !j.by_blas;
+    bool fused = act->gated ? j.shape.half && a->n_rows <= KERNELS_FUSED_ROWS : !j.by_blas;
     j.shape.gated = fused && act->gated;
     plan_kernel(j);
     between = fused ? 0 : between;

@@ -39,6 +39,23 @@ struct linear_call {
     unsigned segment, n_segments;
     float *partials;   // [n_segments][m][n] where blocks share K
     unsigned *tickets; // one a tile, zero between calls
+    // residual[m, n] += (the product, rounded to act_type, + add_bias[n]) * add_scale instead of
+    // storing it; NULL: no.
+    void *residual; // [m][n]
+    enum dtype residual_type;
+    const float *add_bias; // [n] or NULL
+    float add_scale;
+};
+
+// x is not there yet: its rows are norms of these, made as they are read. See norm.cuh.
+struct linear_norm {
+    const void *residual; // [m][k], rows of multiples of 16 bytes
+    enum dtype residual_type;
+    unsigned pack, threads;
+    bool layer;
+    float eps, weight_offset;
+    const void *weight, *bias; // [k] or NULL
+    enum dtype weight_type, bias_type;
 };
 
 // Rows of x that are multiplied with different weights of one shape: groups (experts). Which rows
@@ -79,6 +96,11 @@ cudaError_t linear_tile_grouped(
     const linear_call &a, const linear_groups &g, const linear_plan &p, struct device *d);
 cudaError_t linear_ffma_grouped(
     const linear_call &a, const linear_groups &g, const linear_plan &p, struct device *d);
+// linear_rows for x that is a norm, or with rope_row behind it (`a.out` is its qkv, and behind the
+// plan's tickets there is one for each head); either may be NULL.
+struct rope_call;
+cudaError_t linear_fused(const linear_call &a, const linear_norm *n, const rope_call *r,
+    const linear_plan &p, struct device *d);
 
 // By cuBLASLt: whether it may and should, and its product with BLAS_WORKSPACE_BYTES of workspace;
 // false where cuBLASLt has no way to do it, and nothing was done. `file` is a library for tests.
@@ -115,6 +137,21 @@ __device__ __forceinline__ float linear_biased(const linear_call &a, unsigned n,
     return a.bias != nullptr ? sum + linear_load(a.bias, a.bias_type, n) : sum;
 }
 
+__device__ __forceinline__ void linear_add(const linear_call &a, unsigned m, unsigned n, float v)
+{
+    uint64_t at = (uint64_t)m * a.n + n;
+    float sum = linear_rounded(v, a.act_type);
+    if (a.add_bias != nullptr)
+        sum = sum + a.add_bias[n];
+    float r = fmaf(sum, a.add_scale, linear_load(a.residual, a.residual_type, at));
+    if (a.residual_type == DTYPE_F32)
+        static_cast<float *>(a.residual)[at] = r;
+    else if (a.residual_type == DTYPE_F16)
+        static_cast<phx_f16 *>(a.residual)[at] = phx_round<phx_f16>(r);
+    else
+        static_cast<phx_bf16 *>(a.residual)[at] = phx_round<phx_bf16>(r);
+}
+
 __device__ __forceinline__ void linear_put(const linear_call &a, unsigned m, unsigned n, float v)
 {
     uint64_t at = m * a.out_stride + n;
@@ -133,7 +170,10 @@ __device__ __forceinline__ void linear_store(
     float v = linear_biased(a, n, sum);
     if (a.has_act)
         v = canon_act(a.act, linear_rounded(v, a.act_type));
-    linear_put(a, m, n, v);
+    if (a.residual != nullptr)
+        linear_add(a, m, n, v);
+    else
+        linear_put(a, m, n, v);
 }
 
 // Stores out[m, n] from the sums of its gate and its up.

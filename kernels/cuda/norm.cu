@@ -5,6 +5,7 @@
 // A: activations, R: the residual, O: what is written. (A, f32, A) is a block's input, (A, f32,
 // f32) a norm of the stream itself, (A, A, A) one of a block's output.
 #include "kernels/cuda/device.cuh"
+#include "kernels/cuda/norm.cuh"
 #include "kernels/cuda/pack.cuh"
 #include "kernels/cuda/ptx.cuh"
 
@@ -50,9 +51,8 @@ __device__ __forceinline__ void norm_write(
         float w = 1.0f;
         if (c.weight != nullptr)
             w = c.weight_offset + phx_load_any(c.weight, c.weight_type, at + i);
-        y[i] = (r[i] - mean) * scale;
-        y[i] =
-            c.bias != nullptr ? fmaf(y[i], w, phx_load_any(c.bias, c.bias_type, at + i)) : y[i] * w;
+        float b = c.bias != nullptr ? phx_load_any(c.bias, c.bias_type, at + i) : 0.0f;
+        y[i] = norm_element(r[i], mean, scale, w, c.bias != nullptr, b);
     }
     phx_store<O, V>(out + at, y);
 }
@@ -136,8 +136,7 @@ __global__ void __launch_bounds__(512)
 template <class A, class R, class O, int V>
 void start(struct device *d, const struct norm_args *a, const norm_call &c)
 {
-    unsigned packs = (a->dim + V - 1) / V;
-    unsigned threads = packs >= 512 ? 512 : (packs + 31) / 32 * 32;
+    unsigned threads = norm_threads(a->dim, V);
     device_keep(d,
         phx_launch(device_launch_waiting(d, dim3(a->n_rows), dim3(threads)),
             norm_kernel<A, R, O, V>, c, static_cast<const A *>(a->x), static_cast<R *>(a->residual),

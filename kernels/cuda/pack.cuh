@@ -39,6 +39,18 @@ __device__ __forceinline__ float phx_load_any(const void *p, enum dtype t, size_
                           : phx_float(static_cast<const phx_bf16 *>(p)[i]);
 }
 
+// Elements i .. i + N - 1 of it, where they lie as phx_load wants them.
+template <int N>
+__device__ __forceinline__ void phx_load_any(const void *p, enum dtype t, size_t i, float (&v)[N])
+{
+    if (t == DTYPE_F32)
+        phx_load<float, N>(static_cast<const float *>(p) + i, v);
+    else if (t == DTYPE_F16)
+        phx_load<phx_f16, N>(static_cast<const phx_f16 *>(p) + i, v);
+    else
+        phx_load<phx_bf16, N>(static_cast<const phx_bf16 *>(p) + i, v);
+}
+
 __device__ __forceinline__ void phx_store_any(void *p, enum dtype t, size_t i, float f)
 {
     if (t == DTYPE_F32)

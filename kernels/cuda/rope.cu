@@ -1,111 +1,20 @@
 // SPDX-License-Identifier: Apache-2.0
 // Norm of heads, rotation and append to the pages, in one launch: a warp does one head of one row.
-#include "kernels/cpu/canon_act.h"
-#include "kernels/cuda/device.cuh"
-#include "kernels/cuda/pack.cuh"
+#include "kernels/cuda/rope.cuh"
+
 #include "kernels/cuda/ptx.cuh"
 
 namespace
 {
 
-struct rope_call {
-    device_batch batch;
-    struct kv_layer kv;
-    uint32_t n_heads, rotary_dim;
-    bool interleaved;
-    const float *inv_freq;
-    float attention_factor, eps, weight_offset;
-    const void *q_norm, *k_norm;
-    enum dtype q_norm_type, k_norm_type;
-};
-
 enum { ROPE_WARPS = 4 };
-
-// What becomes of a head's element: written back (q) or into a page (k, v).
-template <class T> struct rope_target {
-    T *q;
-    void *page;
-    enum dtype page_type;
-    size_t page_at;
-
-    __device__ __forceinline__ void put(unsigned i, float f) const
-    {
-        if (q != nullptr)
-            q[i] = phx_round<T>(f);
-        else
-            phx_store_any(page, page_type, page_at + i, f);
-    }
-};
-
-// A head before its rotation: element i, normed where there is a weight.
-template <class T> struct rope_source {
-    const T *head;
-    const void *weight;
-    enum dtype weight_type;
-    float scale, weight_offset;
-
-    __device__ __forceinline__ float get(unsigned i) const
-    {
-        float f = phx_float(head[i]);
-        if (weight == nullptr)
-            return f;
-        return f * scale * (weight_offset + phx_load_any(weight, weight_type, i));
-    }
-};
-
-template <class T>
-__device__ __forceinline__ void rope_head(const rope_call &c, const rope_source<T> &from,
-    const rope_target<T> &to, uint32_t position, bool rotates)
-{
-    unsigned lane = threadIdx.x % 32, half = rotates ? c.rotary_dim / 2 : 0;
-    for (unsigned i = lane; i < half; i += 32) {
-        float s, k;
-        canon_sincos((float)position * c.inv_freq[i], &s, &k);
-        s = s * c.attention_factor;
-        k = k * c.attention_factor;
-        unsigned ix = c.interleaved ? 2 * i : i, iy = c.interleaved ? 2 * i + 1 : i + half;
-        float x = from.get(ix), y = from.get(iy);
-        to.put(ix, fmaf(x, k, -(y * s)));
-        to.put(iy, fmaf(y, k, x * s));
-    }
-    for (unsigned i = 2 * half + lane; i < c.kv.head_dim; i += 32)
-        to.put(i, from.get(i));
-}
 
 template <class T>
 __global__ void __launch_bounds__(32 * ROPE_WARPS) rope_kernel(const rope_call c, T *qkv)
 {
-    unsigned row = blockIdx.x, head = blockIdx.y * ROPE_WARPS + threadIdx.x / 32;
-    unsigned n_kv = c.kv.n_kv_heads, dim = c.kv.head_dim;
     phx_grid_wait();
     phx_grid_release();
-    if (row >= c.batch.counts[DEVICE_COUNT_ROWS] || head >= c.n_heads + 2 * n_kv)
-        return;
-    bool is_q = head < c.n_heads, is_v = head >= c.n_heads + n_kv;
-    const device_seq seq = c.batch.seq[c.batch.row_seq[row]];
-    uint32_t position = seq.first_position + (row - seq.first_row);
-    T *at = qkv + ((size_t)row * (c.n_heads + 2 * n_kv) + head) * dim;
-    rope_source<T> from = {at,
-        is_v   ? nullptr
-        : is_q ? c.q_norm
-               : c.k_norm,
-        is_q ? c.q_norm_type : c.k_norm_type, 1.0f, c.weight_offset};
-    if (from.weight != nullptr) {
-        float square = 0;
-        for (unsigned i = threadIdx.x % 32; i < dim; i += 32)
-            square = fmaf(phx_float(at[i]), phx_float(at[i]), square);
-        from.scale = 1.0f / sqrtf(phx_warp_sum(square) / (float)dim + c.eps);
-        __syncwarp(); // all have read what others are going to overwrite
-    }
-    rope_target<T> to = {is_q ? at : nullptr, is_v ? c.kv.v : c.kv.k, c.kv.dtype, 0};
-    if (is_q && from.weight == nullptr && c.inv_freq == nullptr)
-        return;
-    if (!is_q) {
-        uint32_t kv_head = (head - c.n_heads) % n_kv, tokens = c.kv.block_tokens;
-        uint32_t page = c.batch.blocks[seq.table[c.kv.group] + position / tokens];
-        to.page_at = (((size_t)page * n_kv + kv_head) * tokens + position % tokens) * dim;
-    }
-    rope_head<T>(c, from, to, position, !is_v && c.inv_freq != nullptr);
+    rope_row<T>(c, qkv, blockIdx.x, blockIdx.y * ROPE_WARPS + threadIdx.x / 32);
 }
 
 void check_shapes(const struct device *d, const struct rope_kv_args *a)
@@ -120,7 +29,7 @@ void check_shapes(const struct device *d, const struct rope_kv_args *a)
 
 } // namespace
 
-void cuda_rope_kv(struct device *d, const struct rope_kv_args *a)
+rope_call rope_make_call(const struct device *d, const struct rope_kv_args *a)
 {
     check_shapes(d, a);
     rope_call c = {d->batch, a->kv, a->n_heads, a->rotary_dim, a->interleaved, a->inv_freq,
@@ -134,6 +43,12 @@ void cuda_rope_kv(struct device *d, const struct rope_kv_args *a)
         c.k_norm = a->k_norm->data;
         c.k_norm_type = a->k_norm->dtype;
     }
+    return c;
+}
+
+void cuda_rope_kv(struct device *d, const struct rope_kv_args *a)
+{
+    rope_call c = rope_make_call(d, a);
     unsigned heads = a->n_heads + 2 * a->kv.n_kv_heads;
     dim3 grid(d->batch.n_rows, (heads + ROPE_WARPS - 1) / ROPE_WARPS);
     if (d->batch.n_rows == 0)

@@ -52,6 +52,10 @@ struct kernels fill()
     k.norm = cuda_norm;
     k.linear = cuda_linear;
     k.linear_act = cuda_linear_act;
+    k.norm_linear_rope = cuda_norm_linear_rope;
+    k.norm_linear_act = cuda_norm_linear_act;
+    k.linear_add = cuda_linear_add;
+    k.launches = cuda_launches;
     k.clip = cuda_clip;
     k.qk_norm = cuda_qk_norm;
     k.experts = cuda_experts;
