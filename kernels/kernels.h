@@ -275,6 +275,25 @@ static inline uint64_t kernels_experts_bytes(uint32_t n_rows, uint32_t n_experts
     return (uint64_t)n_rows * (n_experts + 2 * (uint64_t)n_used + 3) * sizeof(float);
 }
 
+// What ranks that have whole experts give each other (worker/experts.h). Rows are dealt out: rank q
+// owns rows q * share .. (q + 1) * share - 1. A rank has a part of a row if one of its experts was
+// chosen. `experts_pack` copies the parts of x that this rank has of the rows of each other rank to
+// that one's slot, in the order of rows and one behind the other. `experts_add` sums the parts of
+// this rank's own rows in the order of ranks, in f32: its own from x, the others' from their slots.
+struct experts_parts_args {
+    uint32_t n_rows, dim, n_used;
+    uint32_t n_ranks, rank, share;
+    const uint32_t *chosen; // [n_rows, n_used], device memory: where experts_args.routes begins
+    const uint32_t *bound;  // [n_ranks + 1], host memory: rank q has experts bound[q] ..
+                            // bound[q + 1] - 1
+    bool all;               // every rank has a part of every row: of a shared expert
+    void *x;                // [n_rows, dim]
+    void *slots;            // [n_ranks], slot_bytes apart
+    uint64_t slot_bytes;
+    uint32_t *bytes; // (experts_pack) [n_ranks], device memory: of what lies in each slot
+};
+enum { KERNELS_EXPERT_RANKS_MAX = 64 };
+
 // out[i] = in[row_ids[i]], or in[batch->logit_rows[i]] where row_ids is NULL. Not in place.
 struct gather_args {
     const struct batch *batch;
@@ -475,6 +494,9 @@ struct kernels {
     void (*clip)(struct device *d, const struct clip_args *a);
     void (*qk_norm)(struct device *d, const struct qk_norm_args *a);
     void (*experts)(struct device *d, const struct experts_args *a);
+    // (where device_memory; the caller does it itself elsewhere)
+    void (*experts_pack)(struct device *d, const struct experts_parts_args *a);
+    void (*experts_add)(struct device *d, const struct experts_parts_args *a);
     // (optional) For collectives on the device: the stream of the ops (a cudaStream_t), where the
     // device is, and the plugin's struct coll_plugin (collectives/cuda/plugin.h).
     void *(*device_stream)(struct device *d);

@@ -6,7 +6,10 @@
 #include <stdlib.h>
 #include <string.h>
 
+_Static_assert((int)KERNELS_EXPERT_RANKS_MAX >= (int)COLL_RANKS_MAX, "room for all ranks");
+
 struct experts {
+    struct experts_open_args a;
     const struct model_config *m;
     struct coll_group *g;
     uint32_t n_ranks, me, rows_max;
@@ -14,38 +17,76 @@ struct experts {
     // In the heap, [n_ranks][slot_bytes]: parts of this rank's rows, and the sums of the others'.
     // Two, since a quick peer sends its sums while slow ones still add.
     uint8_t *parts, *sums;
-    float *packed; // [rows_max, hidden_dim], what is sent
+    // On a device `sums` is what is sent, and these are [n_ranks] each, in the heap: bytes that are
+    // sent and that have come.
+    uint32_t *sent, *came;
+    uint32_t bound[COLL_RANKS_MAX + 1]; // of the ranks' experts
+    float *packed;                      // on the host: [rows_max, hidden_dim], what is sent
     const void *send[COLL_RANKS_MAX];
     size_t send_bytes[COLL_RANKS_MAX], receive_bytes[COLL_RANKS_MAX];
 };
 
+static uint32_t share_of(uint32_t n_ranks, uint32_t n_rows)
+{
+    return (n_rows + n_ranks - 1) / n_ranks;
+}
+
+static size_t whole(size_t bytes)
+{
+    return (bytes + 127) & ~(size_t)127;
+}
+
+// As wide as f32, whatever the activations are.
 static size_t slot_bytes(const struct model_config *m, uint32_t n_ranks, uint32_t rows_max)
 {
-    size_t rows = (rows_max + n_ranks - 1) / n_ranks;
-    return (rows * m->hidden_dim * sizeof(float) + 127) & ~(size_t)127;
+    return whole((size_t)share_of(n_ranks, rows_max) * m->hidden_dim * sizeof(float));
+}
+
+static size_t count_bytes(uint32_t n_ranks)
+{
+    return whole(n_ranks * sizeof(uint32_t));
 }
 
 uint64_t experts_heap_bytes(const struct model_config *m, uint32_t n_ranks, uint32_t rows_max)
 {
-    return 2ull * n_ranks * slot_bytes(m, n_ranks, rows_max);
+    return 2ull * n_ranks * slot_bytes(m, n_ranks, rows_max) + 2ull * count_bytes(n_ranks);
 }
 
-enum status experts_open(
-    const struct model_config *m, struct coll_group *g, uint32_t rows_max, struct experts **out)
+uint32_t experts_x_rows(uint32_t n_ranks, uint32_t rows_max)
+{
+    return share_of(n_ranks, rows_max) * n_ranks;
+}
+
+static bool take_all(struct experts *e)
+{
+    e->parts = coll_heap_take(e->g, e->n_ranks * e->slot_bytes);
+    e->sums = coll_heap_take(e->g, e->n_ranks * e->slot_bytes);
+    e->sent = coll_heap_take(e->g, count_bytes(e->n_ranks));
+    e->came = coll_heap_take(e->g, count_bytes(e->n_ranks));
+    if (!e->a.kernels->device_memory)
+        e->packed = malloc((size_t)e->rows_max * e->m->hidden_dim * sizeof *e->packed);
+    return e->parts && e->sums && e->sent && e->came && (e->packed || e->a.kernels->device_memory);
+}
+
+enum status experts_open(const struct experts_open_args *args, struct experts **out)
 {
     struct experts *e = calloc(1, sizeof *e);
     if (!e)
         return STATUS_NO_MEMORY;
-    *e = (struct experts){.m = m,
-        .g = g,
-        .n_ranks = coll_size(g),
-        .me = coll_rank(g),
-        .rows_max = rows_max,
-        .slot_bytes = slot_bytes(m, coll_size(g), rows_max)};
-    e->parts = coll_heap_take(g, e->n_ranks * e->slot_bytes);
-    e->sums = coll_heap_take(g, e->n_ranks * e->slot_bytes);
-    e->packed = malloc((size_t)rows_max * m->hidden_dim * sizeof *e->packed);
-    if (!e->parts || !e->sums || !e->packed) {
+    uint32_t n_ranks = coll_size(args->group);
+    *e = (struct experts){.a = *args,
+        .m = args->model,
+        .g = args->group,
+        .n_ranks = n_ranks,
+        .me = coll_rank(args->group),
+        .rows_max = args->rows_max,
+        .slot_bytes = slot_bytes(args->model, n_ranks, args->rows_max)};
+    for (uint32_t q = 0; q < n_ranks; q++) {
+        struct shard_range r = shard_experts(e->m, n_ranks, q);
+        e->bound[q] = r.begin;
+        e->bound[q + 1] = r.begin + r.count;
+    }
+    if (!take_all(e)) {
         experts_close(e);
         return STATUS_NO_MEMORY;
     }
@@ -174,9 +215,55 @@ static enum status share(struct experts *e, uint32_t n_rows, float *x)
     return STATUS_OK;
 }
 
-enum status experts_combine(struct experts *e, const uint32_t *chosen, uint32_t n_rows, float *x)
+// ---- on a device -------------------------------------------------------------------------------
+
+static struct experts_parts_args parts_args(
+    const struct experts *e, const uint32_t *chosen, uint32_t n_rows, void *x)
+{
+    uint32_t share = share_of(e->n_ranks, n_rows);
+    size_t row = e->m->hidden_dim * dtype_bytes(e->a.activation);
+    return (struct experts_parts_args){.n_rows = n_rows,
+        .dim = e->m->hidden_dim,
+        .n_used = e->m->n_experts_per_token,
+        .n_ranks = e->n_ranks,
+        .rank = e->me,
+        .share = share,
+        .chosen = chosen,
+        .bound = e->bound,
+        .all = e->m->shared_ffn_dim > 0,
+        .x = x,
+        .slot_bytes = whole(share * row),
+        .bytes = e->sent};
+}
+
+static enum status combine_on_device(
+    struct experts *e, const uint32_t *chosen, uint32_t n_rows, void *x)
+{
+    struct experts_parts_args p = parts_args(e, chosen, n_rows, x);
+    p.slots = e->sums;
+    e->a.kernels->experts_pack(e->a.device, &p);
+    for (uint32_t q = 0; q < e->n_ranks; q++)
+        e->send[q] = e->sums + q * p.slot_bytes;
+    TRY(coll_exchange(
+        e->g, &(struct coll_exchange_args){.counts = COLL_COUNTS_DEVICE,
+                  .peers = (UINT64_MAX >> (64 - e->n_ranks)) & ~((uint64_t)1 << e->me),
+                  .send = e->send,
+                  .receive = e->parts,
+                  .slot_bytes = p.slot_bytes,
+                  .device_send_bytes = e->sent,
+                  .device_receive_bytes = e->came,
+                  .stream = e->a.stream}));
+    p.slots = e->parts;
+    e->a.kernels->experts_add(e->a.device, &p);
+    size_t share = (size_t)p.share * e->m->hidden_dim * dtype_bytes(e->a.activation);
+    return coll_all_gather(e->g, (uint8_t *)x + e->me * share, x, share, e->a.stream);
+}
+
+enum status experts_combine(struct experts *e, const uint32_t *chosen, uint32_t n_rows, void *x)
 {
     check(n_rows <= e->rows_max);
+    if (e->a.kernels->device_memory)
+        return combine_on_device(e, chosen, n_rows, x);
     pack(e, chosen, n_rows, x);
     TRY(exchange(e, e->parts));
     add_parts(e, chosen, n_rows, x);

@@ -26,10 +26,11 @@ static enum status table_supports(const struct forward_args *a, struct error *er
     if (m->n_experts > 0 && !k->experts)
         return status_fail(
             err, STATUS_UNSUPPORTED, "a mixture of experts is not supported on %s", k->name);
-    if (a->group && shard_places_experts(m, a->shard) && k->device_memory)
+    if (a->group && shard_places_experts(m, a->shard) && k->device_memory &&
+        (!a->stream || !k->experts_pack))
         return status_fail(err, STATUS_UNSUPPORTED,
-            "experts that lie whole on one rank are not supported on %s: leave out "
-            "--enable-expert-parallel",
+            "experts that lie whole on one rank need collectives on the device, which %s lacks "
+            "here: leave out --enable-expert-parallel",
             k->name);
     return STATUS_OK;
 }

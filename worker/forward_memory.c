@@ -10,10 +10,16 @@ static uint32_t stream_dim(const struct model_config *m)
     return m->embed_dim > m->hidden_dim ? m->embed_dim : m->hidden_dim;
 }
 
+// Rows of the residual stream and of x, which change places.
+static uint64_t shared_rows(const struct model_config *m, const struct shard *s, uint32_t rows_max)
+{
+    return shard_places_experts(m, s) ? experts_x_rows(s->tp_size, rows_max) : rows_max;
+}
+
 uint64_t forward_heap_bytes(const struct model_config *m, const struct shard *s, uint32_t rows_max)
 {
     uint64_t experts = shard_places_experts(m, s) ? experts_heap_bytes(m, s->tp_size, rows_max) : 0;
-    uint64_t each = (uint64_t)rows_max * stream_dim(m) * sizeof(float);
+    uint64_t each = shared_rows(m, s, rows_max) * stream_dim(m) * sizeof(float);
     uint64_t squares = m->qk_norm == QK_NORM_FULL ? 2 * sizeof(float) * (uint64_t)rows_max : 0;
     return 2 * ((each + 127) & ~(uint64_t)127) + ((squares + 127) & ~(uint64_t)127) + experts;
 }
@@ -101,9 +107,22 @@ uint64_t forward_bytes(const struct forward_args *a)
     each += a->model->n_experts ? w.stream : 0;
     each += a->kernels->device_memory ? w.stream : 0;
     uint64_t projected = (uint64_t)FORWARD_LOGIT_ROWS * a->model->embed_dim;
-    return 2 * w.shared * a->rows_max * sizeof(float) +
+    return 2 * w.shared * shared_rows(a->model, a->shard, a->rows_max) * sizeof(float) +
            (each * a->rows_max + projected) * dtype_bytes(a->activation) +
            routes_bytes(a->model, a->rows_max);
+}
+
+static bool place_experts(struct forward *f)
+{
+    struct experts_open_args args = {.model = f->a.model,
+        .group = f->a.group,
+        .rows_max = f->a.rows_max,
+        .kernels = f->a.kernels,
+        .device = f->a.device,
+        .activation = f->a.activation,
+        .stream = f->a.stream};
+    return !f->a.group || !shard_places_experts(f->a.model, f->a.shard) ||
+           experts_open(&args, &f->experts) == STATUS_OK;
 }
 
 bool forward_memory_take(struct forward *f)
@@ -111,8 +130,9 @@ bool forward_memory_take(struct forward *f)
     struct row_shape w = row_shape(f->a.model, f->a.shard);
     uint64_t rows = f->a.rows_max;
     bool squares = f->a.model->qk_norm == QK_NORM_FULL, projects = f->a.weights->project_out;
-    f->residual = shared_take(f, rows * w.shared * sizeof(float));
-    f->x = shared_take(f, rows * w.shared * sizeof(float));
+    uint64_t shared = shared_rows(f->a.model, f->a.shard, f->a.rows_max) * w.shared * sizeof(float);
+    f->residual = shared_take(f, shared);
+    f->x = shared_take(f, shared);
     if (squares)
         f->squares = shared_take(f, rows * 2 * sizeof(float));
     if (projects)
@@ -125,8 +145,7 @@ bool forward_memory_take(struct forward *f)
         f->mlp_in = buffer_take(f, rows * w.mlp_in);
     bool device = f->a.kernels->device_memory, experts = f->a.model->n_experts;
     if (experts) {
-        if (f->a.group && shard_places_experts(f->a.model, f->a.shard) &&
-            experts_open(f->a.model, f->a.group, f->a.rows_max, &f->experts) != STATUS_OK)
+        if (!place_experts(f))
             return false;
         f->part = buffer_take(f, rows * w.stream);
         f->routes = bytes_take(f, routes_bytes(f->a.model, f->a.rows_max));

@@ -215,6 +215,8 @@ uint64_t cuda_launches(const struct device *d);
 void cuda_clip(struct device *d, const struct clip_args *a);
 void cuda_qk_norm(struct device *d, const struct qk_norm_args *a);
 void cuda_experts(struct device *d, const struct experts_args *a);
+void cuda_experts_pack(struct device *d, const struct experts_parts_args *a);
+void cuda_experts_add(struct device *d, const struct experts_parts_args *a);
 void cuda_rope_kv(struct device *d, const struct rope_kv_args *a);
 void cuda_attention(struct device *d, const struct attention_args *a);
 void cuda_act(struct device *d, const struct act_args *a);

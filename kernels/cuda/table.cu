@@ -59,6 +59,8 @@ struct kernels fill()
     k.clip = cuda_clip;
     k.qk_norm = cuda_qk_norm;
     k.experts = cuda_experts;
+    k.experts_pack = cuda_experts_pack;
+    k.experts_add = cuda_experts_add;
     k.rope_kv = cuda_rope_kv;
     k.attention = cuda_attention;
     k.act = cuda_act;

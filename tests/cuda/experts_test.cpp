@@ -157,7 +157,7 @@ void assert_near(const sides &s, const floats &expected, const floats &got)
 shape draw_shape(struct random *r, unsigned round, enum dtype type)
 {
     shape p = {};
-    uint32_t unit = round % 3 == 0 ? 1 : 8; // of dimensions
+    uint32_t unit = random_below(r, 3) == 0 ? 1 : 8; // of dimensions
     p.hidden = unit * (1 + random_below(r, round % 5 == 0 ? 100 : 12));
     p.ffn = unit * (1 + random_below(r, round % 7 == 0 ? 60 : 9));
     p.shared_ffn = round % 2 ? unit * (1 + random_below(r, 9)) : 0;
@@ -165,7 +165,7 @@ shape draw_shape(struct random *r, unsigned round, enum dtype type)
     p.n_experts = 1 + random_below(r, round % 4 == 3 ? 70 : 9);
     p.n_used = 1 + random_below(r, p.n_experts < 6 ? p.n_experts : 6);
     p.gated = round % 8 != 6;
-    p.renormalize = round % 3 == 1;
+    p.renormalize = random_below(r, 2) == 1;
     p.kind = static_cast<enum act_kind>(round % ACT_COUNT);
     p.other = round % 6 == 5 ? types[round / 6 % 3] : type;
     return p;
@@ -211,7 +211,7 @@ void experts_match(void **)
         mixture m(s, &r, draw_shape(&r, round, s.type));
         uint32_t n_rows = round % 4 == 0 ? 1 : 1 + random_below(&r, 24);
         floats x = draw_rows(&r, m, n_rows);
-        uint32_t n = m.p.n_experts, begin = round % 3 == 2 ? random_below(&r, n) : 0;
+        uint32_t n = m.p.n_experts, begin = random_below(&r, 3) == 0 ? random_below(&r, n) : 0;
         uint32_t count = begin > 0 ? 1 + random_below(&r, n - begin) : n;
         outcome cpu = on_cpu(m, x, n_rows, begin, count);
         outcome emu = on_emu(m, x, n_rows, begin, count);
@@ -259,7 +259,7 @@ void rows_are_alone(void **)
         sides s(types[round % 3]);
         shape p = draw_shape(&r, 8 + round, s.type);
         p.hidden = round % 2 ? 600 : 72; // more than one segment of K
-        p.n_experts = 1 + round / 2; // one: tiles of 128 rows
+        p.n_experts = 1 + round / 2;     // one: tiles of 128 rows
         p.n_used = round < 2 ? 1 : 1 + round % 2;
         mixture m(s, &r, p);
         floats x = draw(&r, 140 * p.hidden, 1, s.type);
@@ -300,6 +300,157 @@ void ties_take_the_smaller(void **)
     }
 }
 
+// Results of 1e8, -1e8 and 1 sum to 1 in one order only.
+void experts_are_added_in_order(void **)
+{
+    sides s(DTYPE_F32);
+    struct random r = {86};
+    shape p = {8, 8, 0, 3, 3, false, false, false, ACT_RELU, s.type};
+    mixture m(s, &r, p);
+    const float made[] = {1e8f, -1e8f, 1};
+    floats w(p.hidden * p.hidden, 0.0f), x(p.hidden, 0.0f);
+    m.router = std::make_unique<both_weights>(
+        s, floats(p.n_experts * p.hidden, 0.0f), p.n_experts, p.hidden, s.type);
+    x[0] = w[0] = 1;
+    for (uint32_t e = 0; e < 3; e++) {
+        floats down(p.hidden * p.ffn, 0.0f);
+        for (uint32_t k = 0; k < p.hidden; k++)
+            down[k * p.ffn] = made[e];
+        m.in[e] = std::make_unique<both_weights>(s, w, p.ffn, p.hidden, s.type);
+        m.down[e] = std::make_unique<both_weights>(s, down, p.hidden, p.ffn, s.type);
+    }
+    outcome cpu = on_cpu(m, x, 1, 0, 3), emu = on_emu(m, x, 1, 0, 3);
+    assert_true(cpu.out[0] > 0.3f);
+    assert_near(s, cpu.out, emu.out);
+}
+
+// ---- ranks with whole experts ------------------------------------------------------------------
+
+struct ranks {
+    uint32_t n, n_rows, dim, n_used, n_experts, share;
+    bool all;
+    std::vector<uint32_t> bound, chosen;
+    std::vector<floats> x; // of each rank
+
+    bool has(uint32_t rank, uint32_t row) const
+    {
+        for (uint32_t i = 0; i < n_used; i++) {
+            uint32_t e = chosen[row * n_used + i];
+            if (e >= bound[rank] && e < bound[rank + 1])
+                return true;
+        }
+        return all;
+    }
+};
+
+ranks draw_ranks(struct random *r, unsigned round, enum dtype t)
+{
+    ranks g = {};
+    g.n = 1 + random_below(r, 5);
+    g.n_rows = 1 + random_below(r, round % 3 ? 20 : 3);
+    g.dim = round % 2 ? 8 * (1 + random_below(r, 9)) : 1 + random_below(r, 70);
+    g.n_experts = g.n + random_below(r, 9);
+    g.n_used = 1 + random_below(r, g.n_experts < 3 ? g.n_experts : 3);
+    g.share = (g.n_rows + g.n - 1) / g.n;
+    g.all = round % 5 == 4;
+    for (uint32_t q = 0; q <= g.n; q++)
+        g.bound.push_back(q * g.n_experts / g.n);
+    for (uint32_t row = 0; row < g.n_rows; row++)
+        for (uint32_t i = 0, e = random_below(r, g.n_experts); i < g.n_used; i++)
+            g.chosen.push_back((e + i) % g.n_experts);
+    for (uint32_t q = 0; q < g.n; q++)
+        g.x.push_back(draw(r, g.n_rows * g.dim, 1, t));
+    return g;
+}
+
+// One rank after the other on one device: what they send goes by way of the host.
+struct exchange {
+    const sides &s;
+    const ranks &g;
+    size_t row, slot;
+    std::vector<std::vector<uint8_t>> receive; // of each rank, [n] slots
+
+    exchange(const sides &sides_, const ranks &ranks_)
+        : s(sides_), g(ranks_), row(g.dim * dtype_bytes(s.type)),
+          slot((g.share * row + 127) / 128 * 128), receive(g.n)
+    {
+        for (std::vector<uint8_t> &v : receive)
+            v.resize(g.n * slot, 0xff);
+    }
+
+    struct experts_parts_args args(uint32_t rank) const
+    {
+        struct experts_parts_args a = {};
+        a.n_rows = g.n_rows;
+        a.dim = g.dim;
+        a.n_used = g.n_used;
+        a.n_ranks = g.n;
+        a.rank = rank;
+        a.share = g.share;
+        a.bound = g.bound.data();
+        a.all = g.all;
+        a.slot_bytes = slot;
+        return a;
+    }
+
+    void send(uint32_t rank, const on_device &chosen)
+    {
+        struct experts_parts_args a = args(rank);
+        on_device x(s, g.x[rank], s.type), slots(s, g.n * slot), bytes(s, g.n * 4);
+        a.chosen = static_cast<const uint32_t *>(chosen.p);
+        a.x = x.p;
+        a.slots = slots.p;
+        a.bytes = static_cast<uint32_t *>(bytes.p);
+        s.emu->experts_pack(s.emu_device, &a);
+        std::vector<uint8_t> data = slots.bytes_read(), counts = bytes.bytes_read();
+        for (uint32_t q = 0; q < g.n; q++) {
+            uint32_t n = 0, expected = 0;
+            std::memcpy(&n, &counts[4 * q], 4);
+            for (uint32_t i = q * g.share; i < (q + 1) * g.share && i < g.n_rows; i++)
+                expected += q != rank && g.has(rank, i) ? (uint32_t)row : 0;
+            assert_int_equal(n, expected);
+            std::memcpy(&receive[q][rank * slot], &data[q * slot], n);
+        }
+    }
+
+    floats add(uint32_t rank, const on_device &chosen)
+    {
+        struct experts_parts_args a = args(rank);
+        on_device x(s, g.x[rank], s.type), slots(s, g.n * slot);
+        s.emu->copy_in(s.emu_device, slots.p, receive[rank].data(), g.n * slot);
+        a.chosen = static_cast<const uint32_t *>(chosen.p);
+        a.x = x.p;
+        a.slots = slots.p;
+        s.emu->experts_add(s.emu_device, &a);
+        return x.read(s.type);
+    }
+};
+
+void parts_are_exchanged(void **)
+{
+    struct random r = {87};
+    for (unsigned round = 0; round < 24; round++) {
+        emu_seed(round);
+        sides s(types[round % 3]);
+        ranks g = draw_ranks(&r, round, s.type);
+        exchange e(s, g);
+        on_device chosen(s, g.chosen.size() * 4);
+        s.emu->copy_in(s.emu_device, chosen.p, g.chosen.data(), g.chosen.size() * 4);
+        for (uint32_t q = 0; q < g.n; q++)
+            e.send(q, chosen);
+        for (uint32_t q = 0; q < g.n; q++) {
+            floats expected = g.x[q];
+            for (uint32_t i = q * g.share; i < (q + 1) * g.share && i < g.n_rows; i++)
+                for (uint32_t k = i * g.dim; k < (i + 1) * g.dim; k++) {
+                    expected[k] = 0;
+                    for (uint32_t from = 0; from < g.n; from++)
+                        expected[k] += g.has(from, i) ? g.x[from][k] : 0.0f;
+                }
+            assert_equal("sums over ranks", rounded(expected, s.type), e.add(q, chosen));
+        }
+    }
+}
+
 // What cannot be: whatever comes out, nothing beyond the arrays is touched, and other rows stay.
 void a_bad_row_harms_nobody(void **)
 {
@@ -329,6 +480,8 @@ int main()
         cmocka_unit_test(many_rows_match),
         cmocka_unit_test(rows_are_alone),
         cmocka_unit_test(ties_take_the_smaller),
+        cmocka_unit_test(experts_are_added_in_order),
+        cmocka_unit_test(parts_are_exchanged),
         cmocka_unit_test(a_bad_row_harms_nobody),
     };
     return cmocka_run_group_tests(tests, nullptr, nullptr);

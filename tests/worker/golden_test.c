@@ -180,8 +180,7 @@ static void check_model(const char *dir, const struct run *run)
         if (shard_check(&m, s.tp_size, NULL) != STATUS_OK)
             continue;
         check_degree(g, run, s.tp_size, false);
-        if (s.tp_size > 1 && strcmp(run->device, "cpu") == 0 &&
-            shard_place_experts(&m, &s, NULL) == STATUS_OK)
+        if (s.tp_size > 1 && shard_place_experts(&m, &s, NULL) == STATUS_OK)
             check_degree(g, run, s.tp_size, true);
     }
     golden_close(g);
