@@ -37,8 +37,9 @@ struct star {
 };
 
 // Members made together share one allocation, freed with the last of them. In a forked child the
-// others' members stay unused; it closes their sockets when it first meets them.
+// others' members stay unused; it closes their sockets before it first meets them.
 struct family {
+    struct identity maker;
     _Atomic uint32_t open; // members and families split off
     uint32_t n;
     struct family *parent; // that it was split off, or NULL; kept until this one is gone
@@ -183,11 +184,21 @@ static enum status attach_leaf(struct star *s, struct identity *all, struct erro
     return st;
 }
 
+// Copies of another process's ends would hide its death from its peers.
+static void close_ends(struct star *s, uint32_t q)
+{
+    for (uint32_t i = 0; i < s->b.size && q != s->b.rank; i++)
+        close_fd(&s->family->member[q].fd[i]);
+}
+
 // The first call of a member: only now is it known in which process it lives.
 static enum status attach(struct star *s, struct error *err)
 {
     struct identity all[COLL_RANKS_MAX];
     all[s->b.rank] = identity_self();
+    if (s->family->n == s->b.size && !identity_same(all[s->b.rank], s->family->maker))
+        for (uint32_t q = 0; q < s->b.size; q++)
+            close_ends(s, q);
     TRY(s->b.rank == 0 ? attach_hub(s, all, err) : attach_leaf(s, all, err));
     for (uint32_t q = 0; q < s->b.size; q++) {
         bool here = identity_same(all[q], all[s->b.rank]);
@@ -195,10 +206,8 @@ static enum status attach(struct star *s, struct error *err)
             close(s->pidfd[q]);
             s->pidfd[q] = -1;
         }
-        // Copies of another process's ends would hide its death from its peers.
         if (!here && s->family->n == s->b.size)
-            for (uint32_t i = 0; i < s->b.size; i++)
-                close_fd(&s->family->member[q].fd[i]);
+            close_ends(s, q);
     }
     s->attached = true;
     return STATUS_OK;
@@ -387,6 +396,7 @@ static struct family *family_make(uint32_t n, uint32_t size, uint32_t timeout_ms
         return NULL;
     atomic_store(&f->open, n);
     f->n = n;
+    f->maker = identity_self();
     for (uint32_t i = 0; i < n; i++) {
         struct star *s = &f->member[i];
         *s = (struct star){.b = {.rank = i,

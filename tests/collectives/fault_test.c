@@ -17,7 +17,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
-enum { DEADLINE_MS = 20000, SOON_US = 3000000, HEAP = 1 << 20 };
+enum { DEADLINE_MS = 20000, SOON_US = 3000000, HEAP = 1 << 20, SLOT_LARGE = 40000 };
 
 static enum status reduce(struct coll_group *g, size_t count, enum coll_op op)
 {
@@ -187,7 +187,7 @@ static enum status any_call(struct coll_group *g, uint64_t i, float *heap, float
     size_t bytes[8], got[8];
     for (uint32_t q = 0; q < 8; q++)
         bytes[q] = 3000;
-    switch (i % 7) {
+    switch (i % 8) {
     case 0:
         return coll_all_reduce(
             g, &(struct coll_all_reduce_args){.buffer = heap, .count = 20000, .symmetric = true});
@@ -203,7 +203,7 @@ static enum status any_call(struct coll_group *g, uint64_t i, float *heap, float
                                     .send = send,
                                     .send_bytes = bytes,
                                     .receive = slots,
-                                    .slot_bytes = 3000,
+                                    .slot_bytes = i % 16 < 8 ? 3000 : SLOT_LARGE,
                                     .receive_bytes = got});
     case 5:
         return coll_all_reduce_norm(g, &(struct coll_all_reduce_norm_args){.x = heap,
@@ -228,7 +228,7 @@ static int struck(struct bootstrap *b, void *context)
     pid_t pids[COLL_RANKS_MAX], mine = getpid();
     WANT_OK(b->all_gather(b, &mine, sizeof mine, pids, NULL));
     WANT(ranks_group(b, HEAP, stops ? 200 : DEADLINE_MS, &g) == 0);
-    float *heap = coll_heap_take(g, 20000 * 4), *slots = coll_heap_take(g, 8 * 3000);
+    float *heap = coll_heap_take(g, 20000 * 4), *slots = coll_heap_take(g, 8 * SLOT_LARGE);
     uint32_t victim = strike->after_us % b->size;
     if (b->rank == victim)
         WANT(pthread_create(&t, NULL, strike_main, strike) == 0);
@@ -426,6 +426,65 @@ static void test_creation(void **state)
     assert_int_equal(ranks_threads(3, creation, NULL), 0);
 }
 
+// A rank that is killed somewhere in making, using or giving back groups.
+static int killed_in_creation(struct bootstrap *b, void *context)
+{
+    struct strike *strike = context;
+    struct error err = {0};
+    pthread_t t;
+    enum status s = STATUS_OK;
+    if (b->rank == strike->after_us % b->size)
+        WANT(pthread_create(&t, NULL, strike_main, strike) == 0);
+    uint64_t start = clock_now_us();
+    while (s == STATUS_OK) {
+        struct coll_group *g = NULL;
+        s = coll_create(
+            b, &(struct coll_args){.heap_bytes = 4096, .timeout_ms = DEADLINE_MS}, &g, &err);
+        WANT((s == STATUS_OK) == (g != NULL));
+        if (s == STATUS_OK)
+            s = coll_barrier(g, NULL);
+        coll_destroy(g);
+        WANT(clock_now_us() - start < SOON_US);
+    }
+    WANT(s == STATUS_PEER_GONE);
+    return 0;
+}
+
+// One that is stopped before the others make a group: their bootstrap has a deadline.
+static int stopped_before_creation(struct bootstrap *outer, void *context)
+{
+    struct bootstrap *b;
+    struct coll_group *g = NULL;
+    pid_t pids[COLL_RANKS_MAX], mine = getpid();
+    WANT_OK(outer->all_gather(outer, &mine, sizeof mine, pids, NULL));
+    WANT_OK(bootstrap_files(context, outer->rank, outer->size, 1000, &b, NULL));
+    if (outer->rank == 1)
+        raise(SIGSTOP);
+    uint64_t start = clock_now_us();
+    enum status s = coll_create(b, &(struct coll_args){.heap_bytes = 4096}, &g, NULL);
+    WANT(s != STATUS_OK && g == NULL && clock_now_us() - start < SOON_US);
+    WANT(outer->rank == 1 || s == STATUS_TIMEOUT || s == STATUS_PEER_GONE);
+    if (outer->rank == 0)
+        kill(pids[1], SIGCONT);
+    b->close(b);
+    return 0;
+}
+
+static void test_faults_of_creation(void **state)
+{
+    (void)state;
+    char dir[] = "/tmp/phalanx-test-XXXXXX";
+    for (uint32_t i = 0; i < 16; i++) {
+        struct strike s = {
+            .after_us = (uint32_t)(ranks_random(22, 0, i) % 4000), .signal = SIGKILL};
+        uint32_t n = 2 + i % 3;
+        assert_int_equal(ranks_fork(n, killed_in_creation, &s, (uint64_t)1 << s.after_us % n), 0);
+    }
+    assert_non_null(mkdtemp(dir));
+    assert_int_equal(ranks_fork(3, stopped_before_creation, dir, 0), 0);
+    assert_int_equal(rmdir(dir), 0);
+}
+
 static size_t open_files(void)
 {
     size_t n = 0;
@@ -470,6 +529,7 @@ int main(void)
         cmocka_unit_test(test_left),
         cmocka_unit_test(test_two_threads),
         cmocka_unit_test(test_creation),
+        cmocka_unit_test(test_faults_of_creation),
         cmocka_unit_test(test_no_leaks),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -1,9 +1,36 @@
 // SPDX-License-Identifier: Apache-2.0
-// Bugs that other collective libraries have shipped, one test each where a host can show it:
-// concurrent use of one communicator, scratch shared by groups or by algorithms, sizes that change
-// between calls, wrapped epochs, payloads that look like flags, words written by several ranks,
-// ranks that choose different algorithms. (Launch order on devices and missing fences are in the
-// models and under ThreadSanitizer.)
+// Bugs that other collective libraries have shipped, and the tests that would show them here. Tests
+// without a file are below; those of device_* run on the emulator, models/ by spin.
+//
+//   two operations of one communicator at once    fault_test test_two_threads (refused),
+//                                                 test_channels (side by side)
+//   scratch shared by groups                      test_scratch (many_groups), all_reduce_test
+//                                                 test_side_by_side (groups of 1, 2, 4 in 8),
+//                                                 uses_test test_two_models, device_reduce_test
+//                                                 groups_do_not_disturb_each_other
+//   grids that change between calls               device_reduce_test grids_change_between_calls
+//   epochs that wrap                              test_wrap, and in all_reduce_test, exchange_test;
+//                                                 device_reduce_test epochs_wrap,
+//                                                 device_round_test, device_graph_test
+//                                                 counters_come_round_in_a_replay, models/
+//   payloads taken for "not there yet"            test_bits (payloads), device_reduce_test
+//                                                 bits_that_look_like_flags
+//   one word written by several ranks             test_bits (shared_words), device_move_test
+//                                                 bytes_are_gathered
+//   ranks that choose different algorithms        test_tables, fault_test test_mismatch,
+//                                                 device_fault_test
+//                                                 a_rank_that_calls_something_else,
+//                                                 device_graph_test ranks_replay_different_graphs
+//   algorithms that share scratch                 test_scratch (mixed), device_move_test
+//                                                 exchanges_and_sums_alternate, device_graph_test
+//                                                 graphs_in_any_order
+//   a kernel's successor that begins before its   no launch of ours may (device_launch); what one
+//   last store                                    that may has to do: tests/emu/overlap_test
+//   a ring without order of memory                ring_test under ThreadSanitizer, models/bell
+//   peers whose memory cannot be read although    backend_cuda_test memory_that_cannot_be_reached:
+//   the driver says so                            each pair writes and reads before it is used
+//   a flag of all ranks in which the last one     backend_test test_choice, fault_test
+//   test_creation: wins                                          verdicts of all ranks are joined
 #include "tests/test_support.h"
 
 #include "tests/collectives/all_reduce_cases.h"
