@@ -9,6 +9,7 @@
 enum {
     CHUNK_BYTES = 4 << 20,
     RING_BYTES = 512 << 10,
+    EXPERTS_BYTES = 256 << 20,
     DEFAULT_SHARED_BYTES = 48 << 10,
 };
 
@@ -249,6 +250,7 @@ enum status cuda_device_open(const struct device_args *args, struct device **out
         return status_fail(err, STATUS_NO_MEMORY, "no memory for a device");
     d->activation = args->activation;
     d->determinism = args->determinism;
+    d->experts_bytes = EXPERTS_BYTES;
     enum status s = choose(d, args->index, err);
     d->overlaps = !args->no_overlap && (PHX_EMU || d->cc >= 90);
     if (s == STATUS_OK)

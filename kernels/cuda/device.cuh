@@ -100,6 +100,7 @@ struct device {
     cudaEvent_t mark[KERNELS_MARKS]; // NULL until it is set for the first time
     uint8_t *workspace;
     size_t workspace_bytes;
+    size_t experts_bytes; // most workspace of the op experts, else rows come in several rounds
     struct device_constant *constants; // constants.cu
     struct device_graphs *graphs;      // graph.cu; NULL until one is wanted
     bool recording;                    // a graph: no copy from the host, no new memory

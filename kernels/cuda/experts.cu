@@ -8,7 +8,7 @@ namespace
 {
 
 constexpr unsigned combine_threads = 256, used_max = 512;
-constexpr size_t workspace_most = (size_t)256 << 20; // more rows are computed in several rounds
+constexpr size_t choices_most = 1 << 18; // of a round: tiles have to fit into a grid
 
 struct combine_call {
     const uint32_t *expert, *live;
@@ -314,11 +314,12 @@ void run_round(struct device *d, job j, unsigned first)
 
 // As many as the workspace is meant to hold, and at least one; all of them while a step is
 // recorded.
-unsigned rows_of_round(job &j)
+unsigned rows_of_round(const struct device *d, job &j)
 {
     if (j.routes.live != NULL)
         return j.a->n_rows;
-    size_t each = lay_out(j, NULL, 64) / 64 + 1, n = workspace_most / each;
+    size_t each = lay_out(j, NULL, 64) / 64 + 1, n = d->experts_bytes / each;
+    n = n < choices_most / j.a->n_used ? n : choices_most / j.a->n_used;
     return n < 1 ? 1 : n < j.a->n_rows ? (unsigned)n : j.a->n_rows;
 }
 
@@ -341,7 +342,7 @@ void cuda_experts(struct device *d, const struct experts_args *a)
     }
     const linear_group_weight *weights = bring_weights(d, j);
     plan_products(d, j);
-    unsigned at_once = rows_of_round(j);
+    unsigned at_once = rows_of_round(d, j);
     uint8_t *memory = static_cast<uint8_t *>(device_workspace(d, lay_out(j, NULL, at_once)));
     if (weights == NULL || memory == NULL || j.routes.tickets == NULL)
         return;

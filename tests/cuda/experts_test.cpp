@@ -4,6 +4,8 @@
 // on each rank; the choices of equal logits; a row's bits alone and among others.
 #include "tests/cuda/support.hpp"
 
+#include "kernels/cuda/device.cuh"
+
 #include <cmath>
 #include <cstring>
 
@@ -276,6 +278,25 @@ void rows_are_alone(void **)
     }
 }
 
+// Where the workspace holds a few rows only, they come in rounds: the same bits.
+void rounds_change_nothing(void **)
+{
+    struct random r = {88};
+    for (unsigned round = 0; round < 9; round++) {
+        sides s(types[round % 3]);
+        if (std::strcmp(s.emu->name, "emu") != 0)
+            return; // its limit is not ours to set
+        mixture m(s, &r, draw_shape(&r, round, s.type));
+        uint32_t n_rows = 10 + random_below(&r, 30);
+        floats x = draw(&r, n_rows * m.p.hidden, 1, s.type);
+        outcome whole = on_emu(m, x, n_rows, 0, m.p.n_experts);
+        s.emu_device->experts_bytes = round % 2 ? 1 : 6000;
+        outcome rounds = on_emu(m, x, n_rows, 0, m.p.n_experts);
+        assert_chosen(whole, rounds);
+        assert_equal("rounds", whole.out, rounds.out);
+    }
+}
+
 // Equal logits: the smaller experts, in their order. Both zeros are equal, too.
 void ties_take_the_smaller(void **)
 {
@@ -479,6 +500,7 @@ int main()
         cmocka_unit_test(experts_match),
         cmocka_unit_test(many_rows_match),
         cmocka_unit_test(rows_are_alone),
+        cmocka_unit_test(rounds_change_nothing),
         cmocka_unit_test(ties_take_the_smaller),
         cmocka_unit_test(experts_are_added_in_order),
         cmocka_unit_test(parts_are_exchanged),

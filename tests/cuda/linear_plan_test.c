@@ -72,11 +72,38 @@ static void test_decode_fills_a_device(void **unused)
     }
 }
 
+// Groups of rows: one order of sums for any number of them, both products of an expert in tiles of
+// the same height, and tiles for the worst way to share rows out.
+static void test_groups(void **unused)
+{
+    (void)unused;
+    for (size_t i = 0; i < COUNT_OF(sizes) * COUNT_OF(sizes) * 4; i++) {
+        uint32_t m = sizes[i % COUNT_OF(sizes)], n_groups = sizes[i / COUNT_OF(sizes) / 4];
+        bool half = i / COUNT_OF(sizes) % 2, gated = i / COUNT_OF(sizes) / 2 % 2;
+        struct linear_shape up = {
+            .m = m, .n = 2 * 768, .k = 2048, .half = half, .gated = gated, .n_sms = 132};
+        struct linear_shape down = {.m = m, .n = 2048, .k = 768, .half = half, .n_sms = 132};
+        struct linear_plan p = linear_plan_grouped(&up, n_groups);
+        struct linear_plan q = linear_plan_grouped(&down, n_groups);
+        uint32_t tile = linear_plan_m_tile(p.kernel), columns = linear_plan_n_tile(p.kernel);
+        assert_int_equal(p.segment, 256);
+        assert_int_equal(q.segment, 128);
+        assert_true(p.n_segments <= LINEAR_WARPS && p.splits == 1);
+        assert_int_equal(tile, linear_plan_m_tile(q.kernel));
+        bool rows = p.kernel == LINEAR_ROWS_GATED_8 || p.kernel == LINEAR_ROWS_GATED_16;
+        assert_true(p.n_tiles * columns >= (rows ? 768 : 1536));
+        // One row in all groups but one.
+        uint32_t touched = n_groups < m ? n_groups : m;
+        assert_true(p.m_tiles >= touched - 1 + (m - touched + 1 + tile - 1) / tile);
+    }
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_all_shapes),
         cmocka_unit_test(test_decode_fills_a_device),
+        cmocka_unit_test(test_groups),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
