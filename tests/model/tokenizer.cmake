@@ -9,5 +9,5 @@ phalanx_test(tokenizer_cache_test SOURCES tokenizer_cache_test.c LINK phalanx_to
 phalanx_test(tokenizer_golden_test SOURCES tokenizer_golden_test.c tokenizer_convert.c
   LINK phalanx_tokenizer PkgConfig::LZMA LABELS model)
 phalanx_test(tokenizer_golden_all_test SOURCES tokenizer_golden_test.c tokenizer_convert.c
-  LINK phalanx_tokenizer PkgConfig::LZMA LABELS model long)
+  LINK phalanx_tokenizer PkgConfig::LZMA LABELS model long TIMEOUT 600)
 target_compile_definitions(tokenizer_golden_all_test PRIVATE TOKENIZER_GOLDEN_ALL)
