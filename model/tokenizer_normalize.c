@@ -41,17 +41,33 @@ static enum status decompose(struct tokenizer_work *w, struct tokenizer_bytes in
     return STATUS_OK;
 }
 
+// Composes what is decomposed. libutf8proc up to 2.8 takes U+11A7 for the first of the letters that
+// end a Hangul syllable, which is the next one, and swallows it; so each composition begins there.
+static utf8proc_ssize_t compose(utf8proc_int32_t *text, utf8proc_ssize_t n)
+{
+    utf8proc_ssize_t end, done = 0;
+    for (utf8proc_ssize_t begin = 0; begin < n; begin = end) {
+        for (end = begin + 1; end < n && text[end] != 0x11a7;)
+            end++;
+        utf8proc_ssize_t k =
+            utf8proc_normalize_utf32(text + begin, end - begin, UTF8PROC_COMPOSE | UTF8PROC_STABLE);
+        memmove(text + done, text + begin, (size_t)k * sizeof *text);
+        done += k;
+    }
+    return done;
+}
+
 static enum status run_form(struct tokenizer_work *w, enum tokenizer_step_kind kind,
     struct tokenizer_bytes in, struct buf *out)
 {
-    bool compose = kind == TOKENIZER_STEP_NFC || kind == TOKENIZER_STEP_NFKC;
+    bool composed = kind == TOKENIZER_STEP_NFC || kind == TOKENIZER_STEP_NFKC;
     bool compat = kind == TOKENIZER_STEP_NFKC || kind == TOKENIZER_STEP_NFKD;
     utf8proc_option_t options = compat ? UTF8PROC_DECOMPOSE | UTF8PROC_COMPAT : UTF8PROC_DECOMPOSE;
     utf8proc_int32_t *text = NULL;
     utf8proc_ssize_t n = 0;
     TRY(decompose(w, in, options, &text, &n));
-    if (compose)
-        n = utf8proc_normalize_utf32(text, n, UTF8PROC_COMPOSE | UTF8PROC_STABLE);
+    if (composed)
+        n = compose(text, n);
     for (utf8proc_ssize_t i = 0; i < n; i++) {
         uint8_t c[4];
         buf_append(out, c, unicode_encode((uint32_t)text[i], c));

@@ -363,6 +363,24 @@ static void long_words_are_merged_in_good_time(void **state)
     tokenizer_free(t);
 }
 
+// U+11A7 stands before the letters that end a Hangul syllable and is none of them (the Unicode
+// standard, 3.12), so that NFC leaves it alone.
+static void what_is_no_final_letter_stays(void **state)
+{
+    (void)state;
+    struct tokenizer *t = load_text("{\"normalizer\":{\"type\":\"NFC\"}," BPE(
+        "", "{\"\\uac00\":0,\"\\u11a7\":1,\"\\uac01\":2,\"\\u11a8\":3}", "[]") "}");
+    static const char text[] = "\u1100\u1161\u11a7\u11a8\u11a7\uac00\u11a8\uac00\u11a7";
+    static const uint32_t want[] = {0, 1, 3, 1, 2, 0, 1};
+    struct tokenizer_ids ids;
+    tokenizer_ids_init(&ids, 100);
+    assert_int_equal(tokenizer_encode(t, text, sizeof text - 1, 0, &ids, NULL), STATUS_OK);
+    assert_int_equal(ids.count, COUNT_OF(want));
+    assert_memory_equal(ids.data, want, sizeof want);
+    tokenizer_ids_deinit(&ids);
+    tokenizer_free(t);
+}
+
 #define WITH(field) "{" BPE("", "{\"a\":0}", "[]") "," field "}"
 #define SEQ9(open, inner) open open open open open open open open open inner "]}]}]}]}]}]}]}]}]}"
 #define SEQUENCE "{\"type\":\"Sequence\",\"normalizers\":["
@@ -490,6 +508,7 @@ int main(int argc, char **argv)
         cmocka_unit_test(tokens_are_found_by_content_and_by_id),
         cmocka_unit_test(encoding_has_limits),
         cmocka_unit_test(long_words_are_merged_in_good_time),
+        cmocka_unit_test(what_is_no_final_letter_stays),
         cmocka_unit_test(bad_files_get_a_status_and_a_sentence),
         cmocka_unit_test(patterns_have_a_limit_of_steps),
         cmocka_unit_test(the_character_zero_is_a_token),
