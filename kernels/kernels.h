@@ -261,7 +261,7 @@ struct experts_args {
         *const *down; // [count] each [ffn or 2 ffn, hidden_dim], [hidden_dim, ffn]
     const struct weight *shared_in, *shared_down; // the same of the shared expert
     const struct weight *shared_gate;             // [1, hidden_dim] or NULL: 1
-    // Room of the caller's in device memory.
+    // Room of the caller's in device memory; mlp_in may be NULL where device_memory.
     void *mlp_in, *mlp; // [n_rows, 2 max(ffn, shared_ffn)] and [n_rows, max(ffn, shared_ffn)]
     void *part;         // [n_rows, hidden_dim]
     void *routes;       // kernels_experts_bytes(); out: it begins with the experts of each row,

@@ -19,14 +19,14 @@ struct forward {
     // Activations, [rows_max, ...]. `residual` is the stream that blocks add to, always of f32; `x`
     // is a block's output before it is added. Both are summed over ranks and lie in the symmetric
     // heap, and each has room for the other: they change places.
-    void *residual, *x; // [hidden_dim]
-    void *normed;       // [hidden_dim]
-    void *qkv;          // [(n_heads + 2 n_kv_heads) head_dim]
-    void *attended;     // [n_heads head_dim]
-    void *mlp_in;       // [ffn, or 2 ffn where gated]; NULL where the table fuses linear and act
-    void *mlp;          // [ffn]
-    void *part;         // [hidden_dim], one expert's; NULL where there are none
-    void *routes;       // room for experts_args.routes
+    void *residual, *x;      // [hidden_dim]
+    void *normed;            // [hidden_dim]
+    void *qkv;               // [(n_heads + 2 n_kv_heads) head_dim]
+    void *attended;          // [n_heads head_dim]
+    void *mlp_in;            // [ffn, or 2 ffn where gated]; NULL where nobody needs it
+    void *mlp;               // [ffn]
+    void *part;              // [hidden_dim], one expert's; NULL where there are none
+    void *routes;            // room for experts_args.routes
     struct experts *experts; // where experts are placed whole
     void *kept; // [hidden_dim], for gathered rows; NULL where activations are on the host
     float *inv_freq[MODEL_ROPES_MAX];

@@ -99,11 +99,17 @@ static uint64_t routes_bytes(const struct model_config *m, uint32_t rows_max)
     return m->n_experts ? kernels_experts_bytes(rows_max, m->n_experts, m->n_experts_per_token) : 0;
 }
 
+// Experts of a device have room of their own, for choices instead of rows.
+static bool needs_mlp_in(const struct forward_args *a)
+{
+    return !a->kernels->linear_act || (a->model->n_experts && !a->kernels->device_memory);
+}
+
 uint64_t forward_bytes(const struct forward_args *a)
 {
     struct row_shape w = row_shape(a->model, a->shard);
     uint64_t each = w.stream + w.qkv + w.attended + w.mlp;
-    each += a->kernels->linear_act && !a->model->n_experts ? 0 : w.mlp_in;
+    each += needs_mlp_in(a) ? w.mlp_in : 0;
     each += a->model->n_experts ? w.stream : 0;
     each += a->kernels->device_memory ? w.stream : 0;
     uint64_t projected = (uint64_t)FORWARD_LOGIT_ROWS * a->model->embed_dim;
@@ -141,7 +147,7 @@ bool forward_memory_take(struct forward *f)
     f->qkv = buffer_take(f, rows * w.qkv);
     f->attended = buffer_take(f, rows * w.attended);
     f->mlp = buffer_take(f, rows * w.mlp);
-    if (!f->a.kernels->linear_act || f->a.model->n_experts)
+    if (needs_mlp_in(&f->a))
         f->mlp_in = buffer_take(f, rows * w.mlp_in);
     bool device = f->a.kernels->device_memory, experts = f->a.model->n_experts;
     if (experts) {
@@ -153,7 +159,7 @@ bool forward_memory_take(struct forward *f)
     if (device)
         f->kept = buffer_take(f, rows * w.stream);
     return f->residual && f->x && f->normed && f->qkv && f->attended && f->mlp &&
-           (f->mlp_in || f->a.kernels->linear_act) && (f->kept || !device) &&
+           (f->mlp_in || !needs_mlp_in(&f->a)) && (f->kept || !device) &&
            (f->squares || !squares) && ((f->part && f->routes) || !experts) &&
            (f->projected || !projects) && take_tables(f);
 }
