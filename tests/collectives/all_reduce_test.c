@@ -16,7 +16,7 @@ static const enum dtype types[] = {DTYPE_F32, DTYPE_F16, DTYPE_BF16};
 // and where they do not.
 static int small_sizes(struct coll_group *g, void *heap, void *mine)
 {
-    for (size_t n = 0; n <= 300; n++)
+    for (size_t n = 0; n <= 300; n += RANKS_SLOWNESS)
         for (size_t k = 0; k < 6; k++) {
             struct all_reduce_case c = {.count = n,
                 .offset = n * 5 % 7,
@@ -54,7 +54,7 @@ static int powers_of_two(struct coll_group *g, void *heap, void *mine)
 static int sweep(struct bootstrap *b, void *context)
 {
     struct coll_group *g;
-    WANT(ranks_group(b, ROOM, 20000, &g) == 0);
+    WANT(ranks_group(b, ROOM, 20000 * RANKS_SLOWNESS, &g) == 0);
     void *heap = coll_heap_take(g, ROOM), *mine = malloc(ROOM);
     WANT(heap != NULL && mine != NULL && coll_size(g) == b->size && coll_rank(g) == b->rank);
     WANT(small_sizes(g, heap, mine) == 0);
@@ -86,7 +86,8 @@ static int spinning(struct bootstrap *b, void *context)
 {
     (void)context;
     struct coll_group *g;
-    struct coll_args args = {.heap_bytes = 1 << 20, .timeout_ms = 20000, .spin = true};
+    struct coll_args args = {
+        .heap_bytes = 1 << 20, .timeout_ms = 20000 * RANKS_SLOWNESS, .spin = true};
     WANT_OK(coll_create(b, &args, &g, NULL));
     void *heap = coll_heap_take(g, 1 << 20);
     for (uint64_t i = 0; i < 60; i++) {
@@ -120,8 +121,8 @@ static int side_by_side(struct bootstrap *b, void *context)
     struct bootstrap *part;
     struct coll_group *world, *g;
     WANT_OK(b->split(b, colour[b->rank], &part, NULL));
-    WANT(ranks_group(b, 1 << 16, 20000, &world) == 0);
-    WANT(ranks_group(part, 1 << 16, 20000, &g) == 0);
+    WANT(ranks_group(b, 1 << 16, 20000 * RANKS_SLOWNESS, &world) == 0);
+    WANT(ranks_group(part, 1 << 16, 20000 * RANKS_SLOWNESS, &g) == 0);
     void *in_world = coll_heap_take(world, 1 << 16), *in_part = coll_heap_take(g, 1 << 16);
     for (uint64_t i = 0; i < 60; i++) {
         struct all_reduce_case c = {
@@ -150,7 +151,7 @@ static int wrap(struct bootstrap *b, void *context)
 {
     (void)context;
     struct coll_group *g;
-    WANT(ranks_group(b, 1 << 16, 20000, &g) == 0);
+    WANT(ranks_group(b, 1 << 16, 20000 * RANKS_SLOWNESS, &g) == 0);
     void *heap = coll_heap_take(g, 1 << 16);
     for (uint32_t before = 0; before < 12; before++) {
         WANT_OK(b->barrier(b, NULL));
@@ -179,7 +180,8 @@ static int forced(struct bootstrap *b, void *file)
 {
     struct coll_group *g;
     struct error err = {0};
-    struct coll_args args = {.heap_bytes = 1 << 19, .timeout_ms = 20000, .tuning_file = file};
+    struct coll_args args = {
+        .heap_bytes = 1 << 19, .timeout_ms = 20000 * RANKS_SLOWNESS, .tuning_file = file};
     WANT_OK(coll_create(b, &args, &g, &err));
     void *heap = coll_heap_take(g, 1 << 19);
     for (uint64_t i = 0; i < 200; i++) {
@@ -227,7 +229,7 @@ static int misuse(struct bootstrap *b, void *context)
     (void)context;
     struct coll_group *g;
     float x[4] = {0};
-    WANT(ranks_group(b, 4096, 20000, &g) == 0);
+    WANT(ranks_group(b, 4096, 20000 * RANKS_SLOWNESS, &g) == 0);
     struct coll_all_reduce_args a = {.buffer = x, .count = 4, .symmetric = true};
     WANT(coll_all_reduce(g, &a) == STATUS_INVALID);
     WANT(strstr(coll_error(g)->text, "heap") != NULL);

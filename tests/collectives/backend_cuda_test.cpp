@@ -49,7 +49,7 @@ coll_args args_of(const device &d)
     a.backend = "cuda";
     a.device = &d.table;
     a.heap_bytes = OP_CASES_HEAP_BYTES;
-    a.timeout_ms = 30000;
+    a.timeout_ms = 30000 * RANKS_SLOWNESS;
     return a;
 }
 
@@ -174,11 +174,7 @@ enum status sum(coll_group *g, float *x, size_t n, bool max = false)
 }
 
 // The deadline of the group whose member stays away: its calls before must come to their ends.
-#if defined(__SANITIZE_THREAD__) || defined(__SANITIZE_ADDRESS__)
-constexpr uint32_t away_ms = 10000;
-#else
-constexpr uint32_t away_ms = 1000;
-#endif
+constexpr uint32_t away_ms = 1000 * RANKS_SLOWNESS;
 
 enum class trouble { killed, leaves, stays_away, differs, aborts };
 
@@ -189,7 +185,7 @@ int in_trouble(bootstrap *b, void *context)
     device d;
     coll_args args = args_of(d);
     coll_group *g;
-    args.timeout_ms = what == trouble::stays_away ? away_ms : 30000;
+    args.timeout_ms = what == trouble::stays_away ? away_ms : 30000 * RANKS_SLOWNESS;
     WANT_OK(coll_create(b, &args, &g, nullptr));
     for (size_t i = 0; i < 5; i++) {
         WANT_OK(sum(g, x, 100 + i * 150));

@@ -28,6 +28,21 @@
         }                                                                                          \
     } while (0)
 
+// Under the thread sanitizer ranks take many times as long from one handover to the next: sweeps
+// take every fifth case there, and deadlines are as many times as long.
+#if defined(__has_feature)
+#if __has_feature(thread_sanitizer)
+#define RANKS_SLOWNESS 5
+#endif
+#endif
+#if !defined(RANKS_SLOWNESS)
+#if defined(__SANITIZE_THREAD__)
+#define RANKS_SLOWNESS 5
+#else
+#define RANKS_SLOWNESS 1
+#endif
+#endif
+
 typedef int ranks_fn(struct bootstrap *b, void *context);
 
 // Both close the bootstrap and return how many ranks did not return 0. A forked rank that was
