@@ -27,6 +27,15 @@ void phalanx_client_default_endpoint(char *text, size_t n)
         snprintf(text, n, "ipc:///tmp/phalanx-%u/client.ipc", (unsigned)getuid());
 }
 
+// ZeroMQ would try to connect to a port that cannot be for ever.
+static bool is_tcp(const char *endpoint)
+{
+    const char *colon = strrchr(endpoint, ':');
+    int64_t port;
+    return strncmp(endpoint, "tcp://", 6) == 0 && colon > endpoint + 6 &&
+           config_int_parse(colon + 1, &port) && port >= 1 && port <= UINT16_MAX;
+}
+
 static enum status take_endpoint(struct phalanx_client *c, const char *endpoint, struct error *err)
 {
     if (!endpoint) {
@@ -36,7 +45,7 @@ static enum status take_endpoint(struct phalanx_client *c, const char *endpoint,
     if (strlen(endpoint) >= sizeof c->endpoint)
         return status_fail(err, STATUS_INVALID, "the endpoint has %zu bytes, expected at most %zu",
             strlen(endpoint), sizeof c->endpoint - 1);
-    if (strncmp(endpoint, "ipc://", 6) != 0 && strncmp(endpoint, "tcp://", 6) != 0)
+    if (strncmp(endpoint, "ipc://", 6) != 0 && !is_tcp(endpoint))
         return status_fail(err, STATUS_INVALID,
             "endpoint \"%s\" is not understood, expected ipc://PATH or tcp://HOST:PORT", endpoint);
     snprintf(c->endpoint, sizeof c->endpoint, "%s", endpoint);

@@ -96,7 +96,11 @@ static void test_usage(void **state)
     expect_at(
         NULL, FAILED, "/nowhere/prompt", WORDS("generate", "--prompt-file", "/nowhere/prompt"));
     expect_at(NULL, USAGE, "--model is missing", WORDS("serve"));
-    expect_at(NULL, USAGE, "endpoint", WORDS("models", "--endpoint", "nonsense"));
+    static const char *const endpoints[] = {"", "nonsense", "inproc://x", "tcp://127.0.0.1",
+        "tcp://:5555", "tcp://127.0.0.1:", "tcp://127.0.0.1:0", "tcp://127.0.0.1:65536"};
+    for (size_t i = 0; i < sizeof endpoints / sizeof *endpoints; i++)
+        expect_at(NULL, USAGE, "expected ipc://PATH or tcp://HOST:PORT",
+            WORDS("models", "--endpoint", endpoints[i]));
     expect_at(NULL, FAILED, "is the server running?",
         WORDS("models", "--timeout-ms", "200", "--endpoint", "ipc:///nowhere/x.ipc"));
     expect_at(NULL, FAILED, "is the server running?",
