@@ -81,7 +81,8 @@ enum coll_op { COLL_SUM, COLL_MAX };
 
 enum status coll_create(
     struct bootstrap *b, const struct coll_args *args, struct coll_group **out, struct error *err);
-// Not collective: a member may leave alone; the others notice at their next wait.
+// Not collective: a member may leave alone; the others notice at their next wait. Graphs that hold
+// calls of the group must be gone by then.
 void coll_destroy(struct coll_group *g);
 uint32_t coll_rank(const struct coll_group *g);
 uint32_t coll_size(const struct coll_group *g);
@@ -161,7 +162,7 @@ enum status coll_barrier(struct coll_group *g, void *stream);
 void coll_slice(size_t total, uint32_t size, uint32_t rank, size_t *begin, size_t *count);
 
 // Partial all-to-all. Each rank r exchanges with a declared set of peers P(r), symmetric (q in P(r)
-// iff r in P(q)); pairs outside cost neither traffic nor flags. Blocks are pushed into the
+// iff r in P(q)); pairs outside cost neither traffic nor flags. Blocks go into the
 // receiver's heap: slot q of the receive region belongs to source q. All ranks of the group call
 // it, also those without peers: operations are counted.
 enum coll_counts {
