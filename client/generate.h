@@ -12,7 +12,7 @@
 
 struct generate_settings {
     struct cmd_connection connection;
-    const char *model, *prompt, *prompt_file, *tokens, *seed, *prompt_logprobs;
+    const char *model, *prompt, *prompt_file, *tokens, *tokens_file, *seed, *prompt_logprobs;
     const char *tenant, *cache_salt;
     const char *messages, *tools, *chat_template_kwargs, *chat_template; // generate; chat but for
                                                                          // the first one

@@ -20,6 +20,7 @@ static const struct config_row own_rows[] = {
     {"prompt", CONFIG_TEXT, AT(prompt), NULL, 0, 0, NULL, "TEXT", "Prompt as text."},
     {"prompt-file", CONFIG_TEXT, AT(prompt_file), NULL, 0, 0, NULL, "FILE", "Prompt from a file, - for standard input."},
     {"tokens", CONFIG_TEXT, AT(tokens), NULL, 0, 0, NULL, "1,2,3", "Prompt as token ids; nothing is added."},
+    {"tokens-file", CONFIG_TEXT, AT(tokens_file), NULL, 0, 0, NULL, "FILE", "The same from a file, - for standard input: more than fit into a command line."},
     {"messages", CONFIG_TEXT, AT(messages), NULL, 0, 0, NULL, "JSON|FILE", "Prompt as a conversation, a JSON list of messages, for the model's chat template."},
     {"system", CONFIG_TEXT, AT(system), NULL, 0, 0, NULL, "TEXT", "System message that the conversation begins with."},
     {"message", CONFIG_TEXT, AT(message), NULL, 0, 0, NULL, "TEXT", "Say only this and end with the answer."},
@@ -47,18 +48,18 @@ static const struct config_row own_rows[] = {
 };
 // clang-format on
 
-enum { ROWS = COUNT_OF(own_rows) };
+enum { ROWS = COUNT_OF(own_rows), TOKENS_FILE_BYTES_MAX = 16 << 20 };
 
 // What `score` takes; all the rest is about tokens that it does not generate.
 static const char *const score_options[] = {"endpoint", "curve-server-public-key", "curve-key",
-    "model", "prompt", "prompt-file", "tokens", "output", "stats", "prompt-logprobs", "tenant",
-    "cache-salt", "timeout-ms", "patience-ms", "priority", "deadline-ms", "window",
+    "model", "prompt", "prompt-file", "tokens", "tokens-file", "output", "stats", "prompt-logprobs",
+    "tenant", "cache-salt", "timeout-ms", "patience-ms", "priority", "deadline-ms", "window",
     "add-special-tokens", "parse-special-tokens", "skip-special-tokens", NULL};
 // What only `chat` takes, and what it does not: its prompts are its own.
 static const char *const chat_options[] = {"system", "message", NULL};
-static const char *const not_chat_options[] = {"prompt", "prompt-file", "tokens", "messages", "n",
-    "prompt-logprobs", "add-special-tokens", "add-generation-prompt", "continue-final-message",
-    NULL};
+static const char *const not_chat_options[] = {"prompt", "prompt-file", "tokens", "tokens-file",
+    "messages", "n", "prompt-logprobs", "add-special-tokens", "add-generation-prompt",
+    "continue-final-message", NULL};
 
 // The options of a command. Names and defaults as the command line spells them: '-' for '_', 1.0
 // for 1.0f.
@@ -103,7 +104,8 @@ static void make_rows(const struct generate *g, struct generate_rows *out)
     }
 }
 
-static enum status parse_ids(const char *text, struct buf *out, struct error *err)
+static enum status parse_ids(
+    const char *option, const char *text, struct buf *out, struct error *err)
 {
     const char *p = text;
     while (*p) {
@@ -113,13 +115,17 @@ static enum status parse_ids(const char *text, struct buf *out, struct error *er
         if (!isdigit((unsigned char)*p) || errno || id > UINT32_MAX ||
             (*end && (*end != ',' || !end[1])))
             return status_fail(err, STATUS_INVALID,
-                "--tokens: \"%.32s\" is not a token id, expected ids such as 1,2,3", p);
+                "--%s: \"%.32s\" is not a token id, expected ids such as 1,2,3", option, p);
         uint32_t value = (uint32_t)id;
         buf_append(out, &value, sizeof value);
         p = *end ? end + 1 : end;
     }
     if (out->size == 0)
-        return status_fail(err, STATUS_INVALID, "--tokens is empty, expected ids such as 1,2,3");
+        return status_fail(
+            err, STATUS_INVALID, "--%s is empty, expected ids such as 1,2,3", option);
+    if (buf_failed(out))
+        return status_fail(err, STATUS_INVALID, "--%s has more than %zu ids", option,
+            out->size_max / sizeof(uint32_t));
     return STATUS_OK;
 }
 
@@ -141,6 +147,20 @@ static enum status read_file(
     if (buf_failed(out))
         return status_fail(err, STATUS_INVALID, "%s is larger than %zu bytes", path, out->size_max);
     return STATUS_OK;
+}
+
+// What stands in a file, which may end with a line's end.
+static enum status parse_ids_file(const char *path, struct buf *out, struct error *err)
+{
+    struct buf text;
+    buf_init(&text, TOKENS_FILE_BYTES_MAX);
+    enum status s = read_file("tokens-file", path, &text, err);
+    while (s == STATUS_OK && text.size && isspace(text.data[text.size - 1]))
+        text.size--;
+    if (s == STATUS_OK && buf_append(&text, "", 1))
+        s = parse_ids("tokens-file", (const char *)text.data, out, err);
+    buf_deinit(&text);
+    return s;
 }
 
 // JSON as it stands, or a file with it.
@@ -187,7 +207,7 @@ static enum status take_prompt(struct generate *g, struct error *err)
     if (g->chatting)
         return STATUS_OK;
     if ((o->prompt != NULL) + (o->prompt_file != NULL) + (o->tokens != NULL) +
-            (o->messages != NULL) !=
+            (o->tokens_file != NULL) + (o->messages != NULL) !=
         1)
         return status_fail(err, STATUS_INVALID, "expected one of --prompt, --prompt-file%s",
             g->scoring ? " and --tokens" : ", --tokens and --messages");
@@ -195,8 +215,9 @@ static enum status take_prompt(struct generate *g, struct error *err)
         return STATUS_OK;
     buf_init(&g->prompt, LIMIT_PROMPT_BYTES);
     Phalanx__Submit *m = &g->submit;
-    if (o->tokens) {
-        TRY(parse_ids(o->tokens, &g->prompt, err));
+    if (o->tokens || o->tokens_file) {
+        TRY(o->tokens ? parse_ids("tokens", o->tokens, &g->prompt, err)
+                      : parse_ids_file(o->tokens_file, &g->prompt, err));
         m->n_prompt_ids = g->prompt.size / sizeof(uint32_t);
         m->prompt_ids = (uint32_t *)(void *)g->prompt.data;
         return STATUS_OK;

@@ -480,8 +480,10 @@ static void test_prompts(void **state)
         {"--prompt", "x", "\"$0\" \"$@\""},
         {"--prompt-file", file, "\"$0\" \"$@\""},
         {"--prompt-file", "-", "printf x | \"$0\" \"$@\""},
+        {"--tokens", "1,90", "\"$0\" \"$@\""},
+        {"--tokens-file", "-", "echo 1,90 | \"$0\" \"$@\""},
     };
-    for (int i = 0; i < 3; i++) {
+    for (size_t i = 0; i < sizeof sources / sizeof *sources; i++) {
         struct command m;
         cluster_run_shell(&cluster, &m, sources[i][2],
             WORDS("score", sources[i][0], sources[i][1], "--output", "jsonl"));
@@ -495,8 +497,12 @@ static void test_prompts(void **state)
         assert_true(json_is_real(json_object_get(second, "logprob")));
         command_free(&m);
     }
+    assert_int_equal(truncate(file, 0), 0);
+    expect(USAGE, "--tokens-file is empty", WORDS("generate", "--tokens-file", file));
     unlink(file);
+    expect(FAILED, file, WORDS("generate", "--tokens-file", file));
     expect(USAGE, "empty", WORDS("generate", "--tokens", ""));
+    expect(USAGE, "one of", WORDS("score", "--tokens", "1", "--tokens-file", file));
 }
 
 static void test_closed_files(void **state)
