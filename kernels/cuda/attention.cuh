@@ -269,8 +269,7 @@ cudaError_t attention_plain_start(
 inline cudaError_t attention_launch(
     void (*kernel)(attention_call), size_t bytes, const attention_plan &p, const attention_call &c)
 {
-    cudaError_t e =
-        cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, (int)bytes);
+    cudaError_t e = device_allow_shared(p.device, kernel, bytes);
     if (e != cudaSuccess)
         return e;
     phx_launch_config l = device_launch_waiting(

@@ -69,7 +69,7 @@ struct device_staging {
     bool used;
 };
 
-enum { DEVICE_STAGINGS = 2, DEVICE_TICKETS = 1024 };
+enum { DEVICE_STAGINGS = 2, DEVICE_TICKETS = 1024, DEVICE_KERNELS = 64 };
 
 struct device_samplers; // sample.cu
 struct device_graphs;   // graph.cu
@@ -85,6 +85,12 @@ struct device {
     enum determinism determinism;
     bool overlaps;           // kernels that wait may begin before the one before them has ended
     size_t block_shared_max; // dynamic bytes that a block may have (cudaFuncSetAttribute)
+    // What kernels may have already: [n_allowed], in the order in which they asked.
+    struct {
+        const void *kernel;
+        size_t bytes;
+    } allowed[DEVICE_KERNELS];
+    uint32_t n_allowed;
 
     struct device_batch batch;
     const struct batch *host_batch; // of the last batch_begin; a handle to compare, not to read
@@ -131,6 +137,27 @@ phx_launch_config device_launch(
 // weights.
 phx_launch_config device_launch_waiting(
     const struct device *d, dim3 grid, dim3 block, size_t dynamic_bytes = 0);
+// Before a kernel is started with `bytes` of dynamic shared memory, which may be more than 48 KiB:
+// tells the run-time library, once for each kernel unless it asks for more.
+template <class... P>
+inline cudaError_t device_allow_shared(struct device *d, void (*kernel)(P...), size_t bytes)
+{
+    const void *key = reinterpret_cast<const void *>(kernel);
+    uint32_t i = 0;
+    while (i < d->n_allowed && d->allowed[i].kernel != key)
+        i++;
+    if (i < d->n_allowed && d->allowed[i].bytes >= bytes)
+        return cudaSuccess;
+    cudaError_t e =
+        cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, (int)bytes);
+    check(i < DEVICE_KERNELS);
+    if (e != cudaSuccess)
+        return e;
+    d->allowed[i].kernel = key;
+    d->allowed[i].bytes = bytes;
+    d->n_allowed = i < d->n_allowed ? d->n_allowed : i + 1;
+    return cudaSuccess;
+}
 // Keeps the failure of a launch or of a call of the run-time library, if it is the first one.
 void device_keep(struct device *d, cudaError_t e, const char *what);
 // Scratch of the op at hand, aligned to 256 bytes; NULL after a failure (which is kept). Grows when

@@ -290,8 +290,7 @@ cudaError_t start_grouped(
     const linear_call &a, const linear_groups &g, const linear_plan &p, struct device *d)
 {
     constexpr int bytes = S::stages * S::stage_bytes;
-    cudaError_t e = cudaFuncSetAttribute(
-        tile_grouped_kernel<T, S, gated>, cudaFuncAttributeMaxDynamicSharedMemorySize, bytes);
+    cudaError_t e = device_allow_shared(d, tile_grouped_kernel<T, S, gated>, bytes);
     if (e != cudaSuccess)
         return e;
     phx_launch_config l =
@@ -314,8 +313,7 @@ template <class T, class S>
 cudaError_t start(const linear_call &a, const linear_plan &p, struct device *d)
 {
     constexpr int bytes = S::stages * S::stage_bytes;
-    cudaError_t e =
-        cudaFuncSetAttribute(tile_kernel<T, S>, cudaFuncAttributeMaxDynamicSharedMemorySize, bytes);
+    cudaError_t e = device_allow_shared(d, tile_kernel<T, S>, bytes);
     if (e != cudaSuccess)
         return e;
     phx_launch_config l =
