@@ -101,7 +101,7 @@ void start(struct device *d, const struct attention_args *a, form f, unsigned ab
     attention_call c = make_call(d, a);
     unsigned tile = f == FORM_PLAIN    ? attention_plain_pairs
                     : f == FORM_DECODE ? attention_decode_pairs
-                                       : attention_prefill_pairs(c.head_dim);
+                                       : attention_prefill_pairs;
     shapes s = count_tiles(d->batch, c.heads, tile, above, up_to);
     attention_plan p = {s.tiles, 1, d};
     if (s.tiles == 0 || !plan_splits(d, &c, &p, s, tile))
@@ -123,13 +123,12 @@ void cuda_attention(struct device *d, const struct attention_args *a)
     check(a->kv.head_dim > 0 && a->kv.head_dim <= 512 && a->kv.group < KERNELS_KV_GROUPS_MAX);
     if (d->failed != STATUS_OK)
         return;
-    if (!attention_decode_has(d->activation, a->kv.dtype, a->kv.head_dim)) {
+    if (!attention_decode_has(d, d->activation, a->kv.dtype, a->kv.head_dim)) {
         start(d, a, FORM_PLAIN, 0, UINT32_MAX);
         return;
     }
     // Few rows are one launch, whatever their sequences have: the form changes no bit.
-    bool prefill =
-        d->batch.n_rows > KERNELS_FUSED_ROWS && attention_prefill_pairs(a->kv.head_dim) > 0;
+    bool prefill = d->batch.n_rows > KERNELS_FUSED_ROWS && attention_prefill_has(d, a->kv.head_dim);
     start(d, a, FORM_DECODE, 0, prefill ? attention_decode_pairs : UINT32_MAX);
     if (prefill)
         start(d, a, FORM_PREFILL, attention_decode_pairs, UINT32_MAX);

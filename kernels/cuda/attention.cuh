@@ -258,8 +258,10 @@ struct attention_plan {
     struct device *device;
 };
 
-// T: activations. False where the form does not have these types or this head dimension.
-bool attention_decode_has(enum dtype t, enum dtype kv, unsigned head_dim);
+// T: activations. False where the form does not have these types or this head dimension, or the
+// device not the shared memory; prefill is asked for what decode has.
+bool attention_decode_has(const struct device *d, enum dtype t, enum dtype kv, unsigned head_dim);
+bool attention_prefill_has(const struct device *d, unsigned head_dim);
 cudaError_t attention_decode_start(const attention_plan &p, const attention_call &c, enum dtype t);
 cudaError_t attention_prefill_start(const attention_plan &p, const attention_call &c, enum dtype t);
 cudaError_t attention_plain_start(
@@ -278,6 +280,7 @@ inline cudaError_t attention_launch(
 }
 
 constexpr unsigned attention_decode_pairs = 16, attention_plain_pairs = 16;
-unsigned attention_prefill_pairs(unsigned head_dim);
+constexpr unsigned attention_prefill_pairs = attention_threads / 2;
+constexpr size_t attention_static_bytes = 1024; // of shared memory beside what is asked for
 
 #endif

@@ -283,10 +283,11 @@ template <class T> cudaError_t start_dim(const attention_plan &p, const attentio
 
 } // namespace
 
-bool attention_decode_has(enum dtype t, enum dtype kv, unsigned head_dim)
+bool attention_decode_has(const struct device *d, enum dtype t, enum dtype kv, unsigned head_dim)
 {
-    bool dim =
-        head_dim == 64 || head_dim == 80 || head_dim == 96 || head_dim == 128 || head_dim == 256;
+    bool wide = head_dim == 256 &&
+                decode_memory<256>::bytes + attention_static_bytes <= d->block_shared_max;
+    bool dim = head_dim == 64 || head_dim == 80 || head_dim == 96 || head_dim == 128 || wide;
     return dim && t == kv && t != DTYPE_F32;
 }
 

@@ -13,14 +13,16 @@
 
 constexpr unsigned tile_keys = 64, tiles_per_chunk = attention_chunk / tile_keys;
 
-// A buffer holds 64 rows of D elements of 16 bits. 16 bytes more per row, so that eight rows that
+// A buffer holds 64 rows of D elements of 16 bits: of a whole head, or of a part of it where a head
+// is too wide. 16 bytes more per row, so that eight rows that
 // ldmatrix reads at once lie in different banks.
 template <unsigned D> constexpr unsigned tile_row = D + 8;
 template <unsigned D> constexpr unsigned tile_elements = tile_keys *tile_row<D>;
 
-// The tiles of a block in the order in which it uses them: the keys of a chunk, then its values.
+// The buffers of a block in the order in which it uses them: of a chunk, the keys of each tile part
+// by part, then the values of each part tile by tile.
 struct tile_place {
-    unsigned chunk, tile, left; // left: chunks, this one included; 0: the end
+    unsigned chunk, tile, part, left; // left: chunks, this one included; 0: the end
     bool values;
 };
 
@@ -37,15 +39,23 @@ __device__ __forceinline__ unsigned tile_end(const attention_tile &t, unsigned c
     return min((t.high - first) / tile_keys + 1, tiles_per_chunk);
 }
 
+template <unsigned parts>
 __device__ __forceinline__ void tile_next(const attention_tile &t, tile_place &p)
 {
+    if (parts > 1 && !p.values && ++p.part < parts)
+        return;
+    if (!p.values)
+        p.part = 0;
     if (++p.tile < tile_end(t, p.chunk))
         return;
-    if (p.values) {
+    if (p.values && ++p.part == parts) {
+        p.part = 0;
         p.chunk++;
         p.left--;
+        p.values = false;
+    } else {
+        p.values = true;
     }
-    p.values = !p.values;
     p.tile = p.left > 0 ? tile_begin(t, p.chunk) : 0;
 }
 
@@ -60,13 +70,13 @@ __device__ __forceinline__ void tile_fetch(
     for (unsigned i = threadIdx.x; i < tile_keys * pieces; i += attention_threads) {
         unsigned row = i / pieces, piece = i % pieces, j = first + row;
         bool there = j >= t.low && j <= t.high;
-        const uint16_t *from = pages + (there ? attention_at(c, t, j) + piece * 8 : 0);
+        const uint16_t *from = pages + (there ? attention_at(c, t, j) + p.part * D + piece * 8 : 0);
         phx_copy_async_16_if(to + row * tile_row<D> + piece * 8, from, there);
     }
 }
 
-// A ring of buffers ahead of their use.
-template <unsigned D, unsigned stages> struct tile_ring {
+// A ring of buffers ahead of their use; a head has `parts` parts of D elements.
+template <unsigned D, unsigned stages, unsigned parts = 1> struct tile_ring {
     uint16_t *memory;
     tile_place next;
     unsigned filled, used; // buffers, modulo stages
@@ -75,7 +85,7 @@ template <unsigned D, unsigned stages> struct tile_ring {
     {
         if (next.left > 0) {
             tile_fetch<D>(c, t, next, memory + filled * tile_elements<D>);
-            tile_next(t, next);
+            tile_next<parts>(t, next);
         }
         phx_copy_commit();
         filled = filled + 1 == stages ? 0 : filled + 1;
@@ -84,7 +94,7 @@ template <unsigned D, unsigned stages> struct tile_ring {
         const attention_call &c, const attention_tile &t, uint16_t *at)
     {
         memory = at;
-        next = {t.chunk, tile_begin(t, t.chunk), t.n_chunks, false};
+        next = {t.chunk, tile_begin(t, t.chunk), 0, t.n_chunks, false};
         filled = used = 0;
         for (unsigned i = 0; i + 1 < stages; i++)
             fetch(c, t);

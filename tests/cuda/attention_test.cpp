@@ -32,6 +32,7 @@ const shape shapes[] = {
     {20, 19, 1, DTYPE_F16, DTYPE_BF16},
     {264, 1, 1, DTYPE_F32, DTYPE_F32},
     {24, 2, 2, DTYPE_BF16, DTYPE_BF16},
+    {256, 3, 1, DTYPE_F16, DTYPE_F16},
 };
 constexpr uint32_t n_shapes = sizeof shapes / sizeof *shapes;
 
