@@ -119,6 +119,28 @@ void rows_are_gathered(void **)
     }
 }
 
+// Columns of a rank go beside those of the others, which stay.
+void columns_are_placed(void **)
+{
+    struct random r = {96};
+    sides s(DTYPE_BF16);
+    for (unsigned round = 0; round < 8; round++) {
+        emu_seed(round);
+        uint32_t n_rows = random_below(&r, 5), stride = 1 + random_below(&r, 90);
+        uint32_t n = random_below(&r, stride + 1), first = random_below(&r, stride - n + 1);
+        floats part = draw(&r, n_rows * n, 1, DTYPE_F32);
+        floats expected = draw(&r, n_rows * stride, 1, DTYPE_F32);
+        on_device in(s, part, DTYPE_F32), out(s, expected, DTYPE_F32);
+        for (uint32_t row = 0; row < n_rows; row++)
+            for (uint32_t i = 0; i < n; i++)
+                expected[row * stride + first + i] = part[row * n + i];
+        struct place_args a = {n_rows, n, static_cast<const float *>(in.p),
+            static_cast<float *>(out.p) + first, stride};
+        s.emu->place(s.emu_device, &a);
+        assert_equal("place", expected, out.read(DTYPE_F32));
+    }
+}
+
 // Pairs may form chains, repeat a target and name the same page twice; layers may differ in shape.
 void pages_are_copied_in_order(void **)
 {
@@ -208,6 +230,7 @@ int main()
         cmocka_unit_test(weights_are_packed),
         cmocka_unit_test(bad_weights_are_refused),
         cmocka_unit_test(rows_are_gathered),
+        cmocka_unit_test(columns_are_placed),
         cmocka_unit_test(pages_are_copied_in_order),
         cmocka_unit_test(batches_follow_one_another),
     };
