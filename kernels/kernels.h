@@ -269,10 +269,12 @@ struct experts_args {
     void *out;          // [n_rows, hidden_dim]
 };
 
-// Bytes of experts_args.routes: the choices, probability of each, logits, three numbers of a row.
+// Bytes of experts_args.routes: the choices, their probabilities and order, logits, three numbers
+// of a row, one of an expert.
 static inline uint64_t kernels_experts_bytes(uint32_t n_rows, uint32_t n_experts, uint32_t n_used)
 {
-    return (uint64_t)n_rows * (n_experts + 2 * (uint64_t)n_used + 3) * sizeof(float);
+    uint64_t of_row = n_experts + 3 * (uint64_t)n_used + 3;
+    return (n_rows * of_row + n_experts) * sizeof(float);
 }
 
 // What ranks that have whole experts give each other (worker/experts.h). Rows are dealt out: rank q

@@ -14,6 +14,9 @@ struct routes {
     float *logit;       // [n_rows, n_experts]
     float *probability; // [n_rows, n_used]
     uint32_t *expert;   // [n_rows, n_used]
+    // Choices (places in `expert`) by expert, then row, and where those of an expert end.
+    uint32_t *choice; // [n_rows * n_used]
+    uint32_t *end;    // [n_experts]
     // The rows of one expert: which, where they lie in x, and their factors.
     uint32_t *row, *x_row; // [n_rows]
     float *factor;         // [n_rows]
@@ -29,6 +32,8 @@ static struct routes routes_of(const struct experts_args *a)
     r.factor = (float *)(void *)(r.x_row + n);
     r.probability = r.factor + n;
     r.logit = r.probability + choices;
+    r.choice = (uint32_t *)(void *)(r.logit + n * a->n_experts);
+    r.end = r.choice + choices;
     return r;
 }
 
@@ -91,19 +96,35 @@ static uint32_t x_row_of(const struct experts_args *a, uint32_t row)
     return a->row_ids ? a->row_ids[row] : row;
 }
 
+// A counting sort.
+static void sort_choices(const struct job *j)
+{
+    const struct experts_args *a = j->a;
+    const uint32_t *expert = j->r.expert;
+    uint32_t n = a->n_rows * a->n_used, *end = j->r.end;
+    memset(end, 0, a->n_experts * sizeof *end);
+    for (uint32_t i = 0; i < n; i++)
+        end[expert[i]]++;
+    for (uint32_t e = 0, sum = 0; e < a->n_experts; e++) {
+        uint32_t here = end[e];
+        end[e] = sum; // where they begin; what is placed moves it to the end
+        sum += here;
+    }
+    for (uint32_t i = 0; i < n; i++)
+        j->r.choice[end[expert[i]]++] = i;
+}
+
 static void take_rows(struct job *j, uint32_t expert)
 {
     const struct experts_args *a = j->a;
-    j->n = 0;
-    for (uint32_t row = 0; row < a->n_rows; row++)
-        for (uint32_t i = 0; i < a->n_used; i++) {
-            uint64_t choice = (uint64_t)row * a->n_used + i;
-            if (j->r.expert[choice] != expert)
-                continue;
-            j->r.row[j->n] = row;
-            j->r.x_row[j->n] = x_row_of(a, row);
-            j->r.factor[j->n++] = j->r.probability[choice];
-        }
+    uint32_t begin = expert > 0 ? j->r.end[expert - 1] : 0;
+    j->n = j->r.end[expert] - begin;
+    for (uint32_t i = 0; i < j->n; i++) {
+        uint32_t choice = j->r.choice[begin + i], row = choice / a->n_used;
+        j->r.row[i] = row;
+        j->r.x_row[i] = x_row_of(a, row);
+        j->r.factor[i] = j->r.probability[choice];
+    }
 }
 
 // ---- experts -----------------------------------------------------------------------------------
@@ -202,6 +223,7 @@ void cpu_experts(struct device *d, const struct experts_args *a)
     cpu_linear(d, &router);
     team_run(d->team, route_task, &j, tasks(a->n_rows, ROUTES_PER_TASK));
     team_run(d->team, zero_task, &j, tasks(a->n_rows, ROWS_PER_TASK));
+    sort_choices(&j);
     for (uint32_t i = 0; i < a->count; i++) {
         take_rows(&j, a->begin + i);
         add_expert(d, &j, a->in[i], a->down[i], a->ffn);

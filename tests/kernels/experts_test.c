@@ -174,7 +174,7 @@ static void oracle_row(const struct model *m, const float *row, double *out)
 struct room {
     float x[ROWS_MAX * HIDDEN_MAX], out[ROWS_MAX * HIDDEN_MAX], part[ROWS_MAX * HIDDEN_MAX];
     float mlp_in[2 * ROWS_MAX * FFN_MAX], mlp[ROWS_MAX * FFN_MAX];
-    float routes[ROWS_MAX * (3 * EXPERTS_MAX + 3)];
+    float routes[ROWS_MAX * (4 * EXPERTS_MAX + 3) + EXPERTS_MAX];
 };
 
 // Experts begin .. begin + count - 1; the shared one with the first of them.
