@@ -356,8 +356,10 @@ enum status generate_options_parse(
 {
     struct generate_rows rows;
     make_rows(g, &rows);
-    // Defaults of all, then what is given.
+    // Defaults of all, then what is given; lists grow, so what the environment put there is taken
+    // once.
     TRY(config_parse(rows.all, ROWS, 1, argv, &g->settings, NULL, help, err));
+    g->settings.stop.count = g->settings.stop_token_id.count = g->settings.logit_bias.count = 0;
     TRY(config_parse(rows.row, rows.n, argc, argv, &g->settings, NULL, help, err));
     if (*help)
         return STATUS_OK;

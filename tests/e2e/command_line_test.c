@@ -274,6 +274,13 @@ static void test_refused(void **state)
     expect(REFUSED, "515", WORDS("generate", "--tokens", "1,515"));
     expect(REFUSED, "515", WORDS("generate", "--tokens", "1", "--stop-token-id", "515"));
     expect(REFUSED, "515", WORDS("generate", "--tokens", "1", "--logit-bias", "515:1"));
+    struct command m; // what the environment says is one more, not two
+    cluster_run_shell(&cluster, &m,
+        "PHALANX_STOP=x exec \"$0\" \"$@\" $(yes -- --stop=y | head -n 16)",
+        WORDS("generate", "--tokens", "1"));
+    assert_int_equal(m.code, REFUSED);
+    assert_non_null(strstr(m.err, "stop has 17 strings"));
+    command_free(&m);
     expect(REFUSED, "bias", WORDS("generate", "--tokens", "1", "--logit-bias", "5:101"));
     uint32_t ids[512];
     for (uint32_t i = 0; i < 512; i++)
