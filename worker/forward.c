@@ -2,8 +2,16 @@
 #include "worker/forward_internal.h"
 
 #include "base/check.h"
+#include "base/clock.h"
 
+#include <sched.h>
 #include <stdlib.h>
+
+enum {
+    SPIN_TURNS = 1000, // of a wait for a mark, before it sleeps
+    SLEEP_US = 20,
+    GROUP_LOOKS = 64, // one look at the group for so many at the mark: it costs system calls
+};
 
 enum status forward_supports(const struct model_config *m, const struct shard *s, struct error *err)
 {
@@ -68,13 +76,32 @@ void forward_close(struct forward *f)
     free(f);
 }
 
-enum status forward_sync(struct forward *f, struct error *err)
+void forward_mark(struct forward *f, uint32_t mark)
 {
-    TRY(f->a.kernels->device_sync(f->a.device, err));
-    if (!f->a.group || !f->a.stream)
-        return STATUS_OK;
+    f->a.kernels->mark_set(f->a.device, mark);
+}
+
+static enum status poll_group(struct forward *f, struct error *err)
+{
     enum status s = coll_poll(f->a.group);
     return s == STATUS_OK ? s : status_fail(err, s, "%s", coll_error(f->a.group)->text);
+}
+
+enum status forward_reached(struct forward *f, uint32_t mark, bool wait, struct error *err)
+{
+    const struct kernels *k = f->a.kernels;
+    bool peers = f->a.group && f->a.stream;
+    for (uint32_t turn = 0;; turn++) {
+        enum status s = k->mark_reached(f->a.device, mark, wait && !peers, err);
+        if (peers && (s == STATUS_OK || (s == STATUS_AGAIN && f->looks++ % GROUP_LOOKS == 0)))
+            TRY(poll_group(f, err));
+        if (s != STATUS_AGAIN || !wait)
+            return s;
+        if (turn < SPIN_TURNS)
+            sched_yield();
+        else
+            clock_sleep_us(SLEEP_US);
+    }
 }
 
 enum status forward_rows(struct forward *f, const struct batch *batch,
@@ -89,11 +116,8 @@ enum status forward_rows(struct forward *f, const struct batch *batch,
     f->n_rows = batch->n_rows;
     f->row_ids = NULL;
     f->wanted_only = false;
-    if (forward_record_bounds(f, &bounds))
-        TRY(forward_record_step(f, &bounds, pulse, err));
-    else
-        TRY(forward_layers_run(f, pulse, err));
-    return forward_sync(f, err);
+    return forward_record_bounds(f, &bounds) ? forward_record_step(f, &bounds, pulse, err)
+                                             : forward_layers_run(f, pulse, err);
 }
 
 // Where the head reads its rows: `rows` of what stands behind the last layer, gathered on a device.

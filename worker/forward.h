@@ -57,12 +57,16 @@ void forward_copy_blocks(
     struct forward *f, uint32_t group, const uint32_t *src, const uint32_t *dst, uint32_t n);
 
 // Runs all layers over the batch (at least one row) and keeps what the head needs of the rows in
-// batch->logit_rows. A failed sum over ranks is final for the rank.
+// batch->logit_rows. On a device that is enqueued and not waited for. A failed sum over ranks is
+// final for the rank.
 enum status forward_rows(struct forward *f, const struct batch *batch,
     const struct forward_pulse *pulse, struct error *err);
 
-// Waits for the device, and for operations of the group that run on it.
-enum status forward_sync(struct forward *f, struct error *err);
+// Where the table has marks: sets one behind all that has been enqueued. forward_reached says
+// STATUS_AGAIN where it is not reached yet and `wait` is false; it notices what became of
+// operations of the group that run on the device, and of its peers.
+void forward_mark(struct forward *f, uint32_t mark);
+enum status forward_reached(struct forward *f, uint32_t mark, bool wait, struct error *err);
 
 // Logits of this rank's vocabulary rows for `n` (up to FORWARD_LOGIT_ROWS) of the wanted rows:
 // wanted[i] is an index into batch->logit_rows of the last forward_rows. out [n, vocab rows of the

@@ -51,6 +51,7 @@ struct forward {
     bool normed_ahead;         // `normed` holds what the next block reads
     bool norm_taken;           // the projection of q, k and v has made the norm for itself alone
     uint64_t collective_us;
+    uint32_t looks; // at marks that were not reached
 };
 
 // ---- forward_memory.c --------------------------------------------------------------------------

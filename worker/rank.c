@@ -331,7 +331,9 @@ static enum status open_work(struct rank *r, struct error *err)
         .sampler = r->sampler,
         .answers = r->info.rank == 0};
     memcpy(session.window, r->info.window, sizeof session.window);
-    return session_open(&session, &r->session, err);
+    TRY(session_open(&session, &r->session, err));
+    r->info.plans_in_flight = session_depth(r->session);
+    return STATUS_OK;
 }
 
 // ---- all of it ---------------------------------------------------------------------------------

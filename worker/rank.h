@@ -18,6 +18,7 @@
 #include "proto/plan.h"
 #include "worker/forward.h"
 #include "worker/host.h"
+#include "worker/session.h"
 #include "worker/weights.h"
 
 // Zero or NULL means the default.
@@ -55,7 +56,8 @@ struct rank_info {
     enum dtype kv_dtype;
     uint8_t config_hash[16]; // of config.json and the tensors' names, types and shapes
     char device[128];
-    bool spin; // every thread of the host's ranks has a core
+    uint32_t plans_in_flight; // that the group gains from having at once
+    bool spin;                // every thread of the host's ranks has a core
     struct host_info host[COLL_RANKS_MAX];
 };
 
@@ -74,14 +76,22 @@ uint64_t rank_launches(const struct rank *r);
 
 // A coordinator has welcomed the group: all ranks forget their sequences.
 enum status rank_reset(struct rank *r, uint64_t epoch, uint64_t next_step_id, struct error *err);
-// Executes a plan on all ranks and sets *answer (borrowed until the next call). Statuses are those
-// of session_execute; a plan that is refused reaches no other rank.
+// Begins a plan on all ranks; at most SESSION_STEPS_MAX may be unfinished. Statuses are those of
+// session_begin; a plan that is refused reaches no other rank. *repeats: it is the last one once
+// more, and nothing was done.
+enum status rank_begin(struct rank *r, const void *plan, size_t n,
+    const struct forward_pulse *pulse, bool *repeats, struct error *err);
+uint32_t rank_unfinished(const struct rank *r);
+// Finishes the oldest plan that was begun: session_finish.
+enum status rank_finish(struct rank *r, bool wait, struct error *err);
+const struct buf *rank_answer(const struct rank *r); // session_answer
+// Begins a plan and finishes all; *answer is borrowed until the next call.
 enum status rank_execute(struct rank *r, const void *plan, size_t n,
     const struct forward_pulse *pulse, const struct buf **answer, struct error *err);
 // The other ranks' rank_follow returns.
 enum status rank_stop(struct rank *r, struct error *err);
 uint64_t rank_epoch(const struct rank *r);
-uint64_t rank_last_step(const struct rank *r); // executed in that epoch; 0: none
+uint64_t rank_last_step(const struct rank *r); // finished in that epoch; 0: none
 
 // ---- the other ranks ---------------------------------------------------------------------------
 

@@ -11,6 +11,9 @@
 // The sequence in slot s is owned by rank s mod n for its whole life: only there lies its sampler.
 // A scored row has no state and goes to whoever has little to do.
 //
+// Where the device can (op table: keep_tokens), nothing of this is waited for: the chosen tokens
+// stay there for the next step, and the host reads them behind a mark.
+//
 // Every rank of the group makes the same calls with the same arguments. One thread.
 #ifndef PHALANX_WORKER_SAMPLE_H
 #define PHALANX_WORKER_SAMPLE_H
@@ -19,6 +22,8 @@
 #include "kernels/kernels.h"
 #include "proto/limits.h"
 #include "worker/forward.h"
+
+enum { SAMPLER_STEPS_MAX = 2 }; // steps whose outcomes are not collected yet
 
 struct sampler_args {
     const struct kernels *kernels;
@@ -63,8 +68,16 @@ struct sample_outcome {
     struct sample_top top[LIMIT_LOGPROBS];
 };
 
-// Samples or scores all `n` logit rows of the last forward_rows. out [n].
-enum status sampler_run(struct sampler *s, struct forward *f, const struct sample_want *want,
-    uint32_t n, struct sample_outcome *out, struct error *err);
+// Samples or scores all `n` logit rows of the last forward_rows. out [n]. Without sampler_kept they
+// are there on return; with it they are complete when sampler_collect has been called with the same
+// arguments, after what was enqueued has run. `step`: below SAMPLER_STEPS_MAX, in turn.
+enum status sampler_run(struct sampler *s, struct forward *f, uint32_t step,
+    const struct sample_want *want, uint32_t n, struct sample_outcome *out, struct error *err);
+void sampler_collect(struct sampler *s, uint32_t step, const struct sample_want *want, uint32_t n,
+    struct sample_outcome *out);
+
+// Where results stay on the device: the token that each slot sampled last, device memory (for
+// batch.kept). NULL elsewhere.
+const uint32_t *sampler_kept(const struct sampler *s);
 
 #endif

@@ -41,12 +41,18 @@ static bool take_all(struct session *s)
     s->positions = calloc(rows, sizeof *s->positions);
     s->logit_rows = calloc(rows, sizeof *s->logit_rows);
     s->seq = calloc(slots, sizeof *s->seq);
-    s->want = calloc(rows, sizeof *s->want);
-    s->outcome = calloc(rows, sizeof *s->outcome);
+    bool taken = true;
+    for (uint32_t i = 0; i < SESSION_STEPS_MAX; i++) {
+        struct session_step *step = &s->step[i];
+        step->seq = calloc(slots, sizeof *step->seq);
+        step->want = calloc(rows, sizeof *step->want);
+        step->outcome = calloc(rows, sizeof *step->outcome);
+        taken = taken && step->seq && step->want && step->outcome;
+    }
     s->copy_src = calloc(COPIES_AT_ONCE, sizeof *s->copy_src);
     s->copy_dst = calloc(COPIES_AT_ONCE, sizeof *s->copy_dst);
-    return s->slot && s->token_ids && s->positions && s->logit_rows && s->seq && s->want &&
-           s->outcome && s->copy_src && s->copy_dst && take_slots(s);
+    return taken && s->slot && s->token_ids && s->positions && s->logit_rows && s->seq &&
+           s->copy_src && s->copy_dst && take_slots(s);
 }
 
 enum status session_open(const struct session_args *args, struct session **out, struct error *err)
@@ -56,6 +62,7 @@ enum status session_open(const struct session_args *args, struct session **out, 
     struct session *s = calloc(1, sizeof *s);
     if (s) {
         s->a = *args;
+        s->ahead = sampler_kept(args->sampler);
         s->blocks_max = (l->context_tokens + l->block_tokens - 1) / l->block_tokens;
         buf_init(&s->answer, LIMIT_WORKER_MESSAGE_BYTES);
     }
@@ -79,8 +86,11 @@ void session_close(struct session *s)
     free(s->positions);
     free(s->logit_rows);
     free(s->seq);
-    free(s->want);
-    free(s->outcome);
+    for (uint32_t i = 0; i < SESSION_STEPS_MAX; i++) {
+        free(s->step[i].seq);
+        free(s->step[i].want);
+        free(s->step[i].outcome);
+    }
     free(s->copy_src);
     free(s->copy_dst);
     buf_deinit(&s->answer);
@@ -89,9 +99,10 @@ void session_close(struct session *s)
 
 void session_reset(struct session *s, uint64_t epoch, uint64_t next_step_id)
 {
+    check(session_unfinished(s) == 0);
     s->epoch = epoch;
     s->next_step = next_step_id;
-    s->last_hash = 0;
+    s->last_hash = s->last_finished = 0;
     buf_clear(&s->answer);
     for (uint32_t i = 0; i < s->a.limits.n_slots; i++)
         s->slot[i].used = false;
@@ -115,7 +126,17 @@ uint64_t session_epoch(const struct session *s)
 
 uint64_t session_last_step(const struct session *s)
 {
-    return s->last_hash ? s->next_step - 1 : 0;
+    return s->last_finished;
+}
+
+uint32_t session_unfinished(const struct session *s)
+{
+    return s->n_begun - s->n_finished;
+}
+
+uint32_t session_depth(const struct session *s)
+{
+    return s->ahead ? SESSION_STEPS_MAX : 1;
 }
 
 // ---- from plan to batch ------------------------------------------------------------------------
@@ -148,7 +169,8 @@ static void begin_sequence(struct session *s, const struct plan_seq_view *v)
     slot->failed = false;
     slot->generation = v->head->generation;
     slot->attempt = v->head->attempt;
-    slot->n_ids = v->head->n_ids;
+    slot->begun = s->next_step;
+    slot->n_ids = slot->n_given = v->head->n_ids;
     slot->n_computed = v->head->first_position;
     memset(slot->n_blocks, 0, sizeof slot->n_blocks);
     memcpy(slot->ids, v->ids, v->head->n_ids * sizeof *v->ids);
@@ -174,7 +196,8 @@ static void update_tables(struct session *s, const struct plan_seq_view *v)
 }
 
 // Adds the rows of one sequence and what is wanted of them.
-static void add_rows(struct session *s, struct batch *b, const struct plan_seq *head)
+static void add_rows(
+    struct session *s, struct session_step *step, struct batch *b, const struct plan_seq *head)
 {
     struct slot *slot = &s->slot[head->slot];
     struct batch_seq *seq = &s->seq[b->n_seqs++];
@@ -192,7 +215,7 @@ static void add_rows(struct session *s, struct batch *b, const struct plan_seq *
     for (uint32_t i = 0; i < head->score_count; i++) {
         uint32_t position = head->score_begin + i;
         s->logit_rows[b->n_logit_rows] = b->n_rows + position - head->first_position;
-        s->want[b->n_logit_rows++] = (struct sample_want){.slot = head->slot,
+        step->want[b->n_logit_rows++] = (struct sample_want){.slot = head->slot,
             .position = position + 1,
             .scored = true,
             .target = slot->ids[position + 1],
@@ -201,28 +224,46 @@ static void add_rows(struct session *s, struct batch *b, const struct plan_seq *
     b->n_rows += head->n_tokens;
     if (head->flags & PLAN_SEQ_SAMPLE) {
         s->logit_rows[b->n_logit_rows] = b->n_rows - 1;
-        s->want[b->n_logit_rows++] =
+        step->want[b->n_logit_rows++] =
             (struct sample_want){.slot = head->slot, .position = slot->n_ids};
     }
     if (slot->n_computed < head->first_position + head->n_tokens)
         slot->n_computed = head->first_position + head->n_tokens;
 }
 
-static struct batch make_batch(struct session *s, const struct plan_header *plan)
+static struct batch make_batch(
+    struct session *s, struct session_step *step, const struct plan_header *plan)
 {
     struct batch b = {.token_ids = s->token_ids,
         .positions = s->positions,
         .seq = s->seq,
-        .logit_rows = s->logit_rows};
+        .logit_rows = s->logit_rows,
+        .kept = sampler_kept(s->a.sampler)};
     struct plan_cursor c = plan_seqs(plan);
     struct plan_seq_view v;
     while (plan_next_seq(&c, &v)) {
         if (v.head->flags & PLAN_SEQ_FIRST)
             begin_sequence(s, &v);
         update_tables(s, &v);
-        add_rows(s, &b, v.head);
+        const struct slot *slot = &s->slot[v.head->slot];
+        step->seq[b.n_seqs] = (struct session_seq){*v.head, slot->begun, slot->failed};
+        add_rows(s, step, &b, v.head);
     }
+    step->plan = *plan;
+    step->n_wanted = b.n_logit_rows;
     return b;
+}
+
+// What is sampled follows the ids at once: its position counts, and where it stays on the device
+// the next rows name it by its slot.
+static void name_sampled(struct session *s, const struct session_step *step)
+{
+    for (uint32_t i = 0; i < step->plan.n_seqs; i++) {
+        const struct plan_seq *head = &step->seq[i].head;
+        struct slot *slot = &s->slot[head->slot];
+        if (head->flags & PLAN_SEQ_SAMPLE)
+            slot->ids[slot->n_ids++] = KERNELS_TOKEN_KEPT | head->slot;
+    }
 }
 
 // ---- from outcomes to the answer ---------------------------------------------------------------
@@ -232,34 +273,43 @@ static uint32_t n_wanted(const struct plan_seq *head)
     return head->score_count + (head->flags & PLAN_SEQ_SAMPLE ? 1 : 0);
 }
 
-// Appends what was sampled, on every rank alike. A sequence that failed gets an id too, so that a
-// plan that is already on its way still finds what it expects.
-static void append_sampled(struct session *s, const struct plan_header *plan)
+// Puts what was sampled among the ids, on every rank alike, unless the slot has been given to
+// another sequence meanwhile. A sequence that failed gets an id too, so that a plan that is already
+// on its way still finds what it expects.
+static void put_sampled(struct session *s, struct session_step *step)
 {
-    struct plan_cursor c = plan_seqs(plan);
-    struct plan_seq_view v;
-    const struct sample_outcome *o = s->outcome;
-    while (plan_next_seq(&c, &v)) {
-        struct slot *slot = &s->slot[v.head->slot];
-        for (uint32_t i = 0; i < n_wanted(v.head); i++)
-            slot->failed |= o[i].failed;
-        o += n_wanted(v.head);
-        if (v.head->flags & PLAN_SEQ_SAMPLE)
-            slot->ids[slot->n_ids++] = slot->failed ? 0 : o[-1].id;
+    const struct sample_outcome *o = step->outcome;
+    const struct sample_want *w = step->want;
+    for (uint32_t i = 0; i < step->plan.n_seqs; i++) {
+        struct session_seq *seq = &step->seq[i];
+        struct slot *slot = &s->slot[seq->head.slot];
+        bool holds = slot->begun == seq->begun;
+        uint32_t n = n_wanted(&seq->head);
+        seq->failed |= holds && slot->failed;
+        for (uint32_t k = 0; k < n; k++)
+            seq->failed |= o[k].failed;
+        o += n;
+        w += n;
+        if (holds)
+            slot->failed = seq->failed;
+        if (holds && seq->head.flags & PLAN_SEQ_SAMPLE)
+            slot->ids[w[-1].position] = seq->failed ? 0 : o[-1].id;
     }
 }
 
-static void answer_seq_of(struct session *s, const struct plan_seq *head, uint32_t first)
+static void answer_seq_of(
+    struct session *s, const struct session_step *step, const struct session_seq *seq, uint32_t at)
 {
-    if (s->slot[head->slot].failed) {
-        answer_add_seq(&s->answer, head, ANSWER_SEQ_BAD_LOGITS);
+    if (seq->failed) {
+        answer_add_seq(&s->answer, &seq->head, ANSWER_SEQ_BAD_LOGITS);
         return;
     }
-    answer_add_seq(&s->answer, head, ANSWER_SEQ_OK);
-    for (uint32_t i = first; i < first + n_wanted(head); i++) {
-        const struct sample_outcome *o = &s->outcome[i];
-        struct answer_result result = {.kind = s->want[i].scored ? ANSWER_SCORED : ANSWER_SAMPLED,
-            .position = s->want[i].position,
+    answer_add_seq(&s->answer, &seq->head, ANSWER_SEQ_OK);
+    for (uint32_t i = at; i < at + n_wanted(&seq->head); i++) {
+        const struct sample_outcome *o = &step->outcome[i];
+        struct answer_result result = {
+            .kind = step->want[i].scored ? ANSWER_SCORED : ANSWER_SAMPLED,
+            .position = step->want[i].position,
             .id = o->id,
             .logprob = o->logprob,
             .rank = o->rank,
@@ -271,29 +321,27 @@ static void answer_seq_of(struct session *s, const struct plan_seq *head, uint32
     }
 }
 
-struct step_times {
-    uint64_t begin, forward, end, collective_us;
-};
-
-static enum status write_answer(struct session *s, const struct plan_header *plan,
-    const struct step_times *t, struct error *err)
+static enum status write_answer(
+    struct session *s, const struct session_step *step, struct error *err)
 {
     if (!s->a.answers)
         return STATUS_OK;
-    answer_begin(&s->answer, plan);
-    struct plan_cursor c = plan_seqs(plan);
-    struct plan_seq_view v;
-    uint32_t first = 0;
-    while (plan_next_seq(&c, &v)) {
-        answer_seq_of(s, v.head, first);
-        first += n_wanted(v.head);
+    answer_begin(&s->answer, &step->plan);
+    uint32_t at = 0;
+    for (uint32_t i = 0; i < step->plan.n_seqs; i++) {
+        answer_seq_of(s, step, &step->seq[i], at);
+        at += n_wanted(&step->seq[i].head);
     }
-    answer_end(&s->answer, (uint32_t)(t->forward - t->begin), (uint32_t)(t->end - t->forward),
-        (uint32_t)t->collective_us, (uint32_t)(clock_now_us() - t->begin));
+    uint64_t now = clock_now_us();
+    answer_end(&s->answer, (uint32_t)(step->forward_us - step->begin_us),
+        (uint32_t)((s->ahead ? now : step->enqueued_us) - step->forward_us),
+        (uint32_t)step->collective_us, (uint32_t)(now - step->begin_us));
     if (buf_failed(&s->answer))
         return status_fail(err, STATUS_NO_MEMORY, "no memory for the answer to a step");
     return STATUS_OK;
 }
+
+// ---- steps -------------------------------------------------------------------------------------
 
 enum status session_accepts(struct session *s, const void *data, size_t n, struct error *err)
 {
@@ -302,25 +350,51 @@ enum status session_accepts(struct session *s, const void *data, size_t n, struc
     return session_repeats(s, plan) ? STATUS_OK : session_check(s, plan, err);
 }
 
-enum status session_execute(struct session *s, const void *data, size_t n,
+enum status session_begin(struct session *s, const void *data, size_t n,
     const struct forward_pulse *pulse, struct error *err)
 {
     const struct plan_header *plan = data;
     TRY(session_accepts(s, data, n, err));
     if (session_repeats(s, plan))
         return STATUS_OK;
-    struct step_times t = {.begin = clock_now_us()};
+    check(session_unfinished(s) < SESSION_STEPS_MAX);
+    uint32_t turn = s->n_begun % SESSION_STEPS_MAX;
+    struct session_step *step = &s->step[turn];
+    step->begin_us = clock_now_us();
     apply_releases(s, plan);
     apply_copies(s, plan);
-    struct batch batch = make_batch(s, plan);
+    struct batch batch = make_batch(s, step, plan);
     if (batch.n_rows > 0)
         TRY(forward_rows(s->a.forward, &batch, pulse, err));
-    t.forward = clock_now_us();
-    TRY(sampler_run(s->a.sampler, s->a.forward, s->want, batch.n_logit_rows, s->outcome, err));
-    t.end = clock_now_us();
-    t.collective_us = forward_take_collective_us(s->a.forward);
-    append_sampled(s, plan);
+    step->forward_us = clock_now_us();
+    TRY(sampler_run(
+        s->a.sampler, s->a.forward, turn, step->want, step->n_wanted, step->outcome, err));
+    step->enqueued_us = clock_now_us();
+    step->collective_us = forward_take_collective_us(s->a.forward);
+    if (s->ahead)
+        forward_mark(s->a.forward, turn);
+    name_sampled(s, step);
+    if (!s->ahead)
+        put_sampled(s, step);
     s->next_step = plan->step_id + 1;
     s->last_hash = plan->hash;
-    return write_answer(s, plan, &t, err);
+    s->n_begun++;
+    return STATUS_OK;
+}
+
+enum status session_finish(struct session *s, bool wait, struct error *err)
+{
+    check(session_unfinished(s) > 0);
+    uint32_t turn = s->n_finished % SESSION_STEPS_MAX;
+    struct session_step *step = &s->step[turn];
+    if (s->ahead) {
+        enum status status = forward_reached(s->a.forward, turn, wait, err);
+        if (status != STATUS_OK)
+            return status;
+        sampler_collect(s->a.sampler, turn, step->want, step->n_wanted, step->outcome);
+        put_sampled(s, step);
+    }
+    s->n_finished++;
+    s->last_finished = step->plan.step_id;
+    return write_answer(s, step, err);
 }

@@ -8,6 +8,12 @@
 // Every rank executes the same plans in the same order and so holds the same slots; each checks
 // them for itself. A plan that is refused has changed nothing: all ranks refuse the same ones.
 //
+// A plan is begun and finished. On a device that can (sampler_kept) beginning only enqueues: what
+// was sampled stays there until the plan is finished, and the next one may be begun before, for its
+// rows name tokens that the host has not read. Elsewhere everything is done when a plan has been
+// begun. Finishing reads the outcomes, in the order of the plans, and makes the answer. The same
+// plans give the same answers, however many are under way.
+//
 // One thread. Nothing is allocated after session_open but by the answer's buffer as it grows.
 #ifndef PHALANX_WORKER_SESSION_H
 #define PHALANX_WORKER_SESSION_H
@@ -16,6 +22,8 @@
 #include "proto/plan.h"
 #include "worker/forward.h"
 #include "worker/sample.h"
+
+enum { SESSION_STEPS_MAX = 2 }; // begun and not finished
 
 struct session_args {
     struct plan_limits limits;
@@ -34,22 +42,32 @@ void session_close(struct session *s); // NULL is allowed
 // a coordinator welcomes the group.
 void session_reset(struct session *s, uint64_t epoch, uint64_t next_step_id);
 
-// Whether this is the last plan once more: session_answer() is what to send, nothing is to be done.
+// Whether this is the last plan once more: nothing is to be done, and where it is finished,
+// session_answer() is what to send.
 bool session_repeats(const struct session *s, const struct plan_header *plan);
 
 // What session_execute would refuse, before anything is done.
 enum status session_accepts(struct session *s, const void *data, size_t n, struct error *err);
 
-// Executes a plan of `n` bytes (8-byte aligned, any content). INVALID, UNSUPPORTED or MISMATCH: the
-// plan is refused and nothing has changed; CONFLICT: it is of an older epoch and is to be dropped;
-// anything else is final for the rank. `pulse` may be NULL.
-enum status session_execute(struct session *s, const void *data, size_t n,
+// Begins a plan of `n` bytes (8-byte aligned, any content; not needed afterwards); there must be
+// room for it. INVALID, UNSUPPORTED or MISMATCH: the plan is refused and nothing has changed;
+// CONFLICT: it is of an older epoch and is to be dropped; anything else is final for the rank.
+// `pulse` may be NULL.
+enum status session_begin(struct session *s, const void *data, size_t n,
     const struct forward_pulse *pulse, struct error *err);
+// How many plans are begun and not finished: up to SESSION_STEPS_MAX.
+uint32_t session_unfinished(const struct session *s);
+// Finishes the oldest of them. AGAIN: it is still under way, and `wait` is false. Other failures
+// are final for the rank.
+enum status session_finish(struct session *s, bool wait, struct error *err);
 
-// The answer to the last plan executed; size 0 before the first. Borrowed until the next plan.
+// The answer to the plan that was finished last; size 0 before the first. Borrowed until the next
+// is finished.
 const struct buf *session_answer(const struct session *s);
 
+// How many plans the coordinator should have in flight.
+uint32_t session_depth(const struct session *s);
 uint64_t session_epoch(const struct session *s);
-uint64_t session_last_step(const struct session *s);
+uint64_t session_last_step(const struct session *s); // finished
 
 #endif

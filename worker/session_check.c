@@ -63,9 +63,11 @@ static enum status check_seq(const struct session *s, const struct plan_seq *seq
         return status_fail(err, STATUS_MISMATCH,
             "step plan: slot %" PRIu32 " samples behind position %" PRIu32 " of %" PRIu32,
             seq->slot, last, n_ids);
-    if (seq->flags & PLAN_SEQ_SCORE && seq->score_begin + seq->score_count >= n_ids)
+    // What was sampled may not be on the host yet.
+    uint32_t n_given = first ? seq->n_ids : slot->n_given;
+    if (seq->flags & PLAN_SEQ_SCORE && seq->score_begin + seq->score_count >= n_given)
         return status_fail(err, STATUS_MISMATCH,
-            "step plan: slot %" PRIu32 " scores position %" PRIu32 ", whose next id is not known",
+            "step plan: slot %" PRIu32 " scores position %" PRIu32 ", whose next id was not given",
             seq->slot, seq->score_begin + seq->score_count - 1);
     return check_tables(s, seq, slot, first, err);
 }

@@ -11,27 +11,45 @@ struct slot {
     bool failed;    // its logits were no numbers: every further answer says so
     bool releasing; // by the plan that is being checked
     uint32_t generation, attempt;
-    uint32_t n_ids;      // known
+    uint64_t begun;      // the step that began it
+    uint32_t n_given;    // ids that came with it
+    uint32_t n_ids;      // with those that were sampled
     uint32_t n_computed; // positions whose keys and values are in the pages
     uint32_t n_blocks[LIMIT_KV_GROUPS];
-    uint32_t *ids;                     // [context_tokens + 1]
+    uint32_t *ids; // [context_tokens + 1]; KERNELS_TOKEN_KEPT | slot: sampled, not read yet
     uint32_t *blocks[LIMIT_KV_GROUPS]; // [blocks_max]
+};
+
+// A step that has begun: what is needed of its plan when its outcomes are there.
+struct session_step {
+    struct plan_header plan;
+    struct session_seq {
+        struct plan_seq head;
+        uint64_t begun;             // of the slot
+        bool failed;                // before this step
+    } * seq;                        // [n_slots]
+    struct sample_want *want;       // [step_tokens]
+    struct sample_outcome *outcome; // [step_tokens]
+    uint32_t n_wanted;
+    uint64_t begin_us, forward_us, enqueued_us, collective_us;
 };
 
 struct session {
     struct session_args a;
     uint32_t blocks_max; // of one table
     uint64_t epoch, next_step;
-    uint64_t last_hash; // of the last plan executed; 0: none
-    struct slot *slot;  // [n_slots]
-    uint8_t *memory;    // of ids and tables; resident where used
+    uint64_t last_hash;     // of the last plan begun; 0: none
+    uint64_t last_finished; // step; 0: none
+    bool ahead;             // what is sampled stays on the device until a step is finished
+    struct session_step step[SESSION_STEPS_MAX]; // by turns
+    uint32_t n_begun, n_finished;
+    struct slot *slot; // [n_slots]
+    uint8_t *memory;   // of ids and tables; resident where used
     uint64_t memory_bytes;
 
-    // The step at hand.
+    // Of the step that is being begun.
     uint32_t *token_ids, *positions, *logit_rows; // [step_tokens]
     struct batch_seq *seq;                        // [n_slots]
-    struct sample_want *want;                     // [step_tokens]
-    struct sample_outcome *outcome;               // [step_tokens]
     uint32_t *copy_src, *copy_dst;                // [COPIES_AT_ONCE]
     struct buf answer;
 };

@@ -19,6 +19,7 @@ enum {
     UPLINK_LINGER_MS = 3000,
     // After a plan the next one is near: for so long it finds rank 0 awake, where cores are free.
     UPLINK_SPIN_US = 300,
+    UPLINK_BUSY_SLEEP_US = 20, // between two looks at a device that computes
 };
 
 struct uplink {
@@ -155,6 +156,8 @@ static void send_register(struct uplink *u, struct rank *r)
     g.window = window;
     g.weight_bytes = info->weight_bytes;
     g.kv_bytes = info->kv_bytes;
+    g.has_plans_in_flight = 1;
+    g.plans_in_flight = info->plans_in_flight;
     g.kv_dtype = text_of(dtype_name(info->kv_dtype));
     g.has_config_hash = 1;
     g.config_hash =
@@ -253,17 +256,28 @@ static void beat_in_step(void *user)
 
 static enum status handle_plan(struct uplink *u, struct rank *r, struct error *err)
 {
-    const struct buf *answer;
     struct beating beating = {u, r};
     struct forward_pulse pulse = {beat_in_step, &beating};
-    enum status s = rank_execute(r, u->in.data, u->in.size, &pulse, &answer, err);
-    if (s == STATUS_OK)
-        send_frames(u, "A", answer->data, answer->size);
-    else if (status_class(s) == STATUS_CLASS_CALLER)
-        log_error("a plan is refused: %s", err->text);
-    else
+    bool repeats = false;
+    enum status s = rank_begin(r, u->in.data, u->in.size, &pulse, &repeats, err);
+    if (s != STATUS_OK && status_class(s) != STATUS_CLASS_CALLER)
         return s;
+    if (s != STATUS_OK)
+        log_error("a plan is refused: %s", err->text);
+    else if (repeats && rank_unfinished(r) == 0)
+        send_frames(u, "A", rank_answer(r)->data, rank_answer(r)->size);
     return STATUS_OK;
+}
+
+// Answers the oldest plan that was begun; AGAIN: there is none that is done.
+static enum status answer_plan(struct uplink *u, struct rank *r, bool wait, struct error *err)
+{
+    if (rank_unfinished(r) == 0)
+        return STATUS_AGAIN;
+    enum status s = rank_finish(r, wait, err);
+    if (s == STATUS_OK)
+        send_frames(u, "A", rank_answer(r)->data, rank_answer(r)->size);
+    return s;
 }
 
 // Sleeps until the coordinator says something or a sign of life is due.
@@ -275,6 +289,18 @@ static enum status await_message(struct uplink *u, struct error *err)
     return STATUS_OK;
 }
 
+// What to do when there was nothing to do.
+static enum status rest(struct uplink *u, bool busy, uint64_t awake_until_us, struct error *err)
+{
+    if (clock_now_us() < awake_until_us)
+        sched_yield();
+    else if (busy)
+        clock_sleep_us(UPLINK_BUSY_SLEEP_US);
+    else
+        return await_message(u, err);
+    return STATUS_OK;
+}
+
 enum status uplink_serve(
     struct uplink *u, struct rank *r, const volatile sig_atomic_t *stop, struct error *err)
 {
@@ -282,19 +308,22 @@ enum status uplink_serve(
     send_register(u, r);
     u->beat_us = clock_now_us();
     while (!*stop && !u->shutdown) {
-        char kind = receive(u);
+        char kind = rank_unfinished(r) < SESSION_STEPS_MAX ? receive(u) : 0;
         if (kind == 'C')
             TRY(handle_control(u, r, err));
         else if (kind == 'P')
             TRY(handle_plan(u, r, err));
+        enum status s = answer_plan(u, r, false, err);
+        if (s != STATUS_OK && s != STATUS_AGAIN)
+            return s;
         uint64_t now = clock_now_us();
         beat(u, r, now);
-        if (kind == 'P' && rank_info(r)->spin)
+        if ((kind == 'P' || rank_unfinished(r) > 0) && rank_info(r)->spin)
             awake_until_us = now + UPLINK_SPIN_US;
-        if (kind == 0 && now >= awake_until_us)
-            TRY(await_message(u, err));
-        else if (kind == 0)
-            sched_yield();
+        if (kind == 0 && s == STATUS_AGAIN)
+            TRY(rest(u, rank_unfinished(r) > 0, awake_until_us, err));
     }
+    while (rank_unfinished(r) > 0)
+        TRY(answer_plan(u, r, true, err));
     return STATUS_OK;
 }
