@@ -8,7 +8,7 @@
 
 void drive_open(struct drive *d, const struct rank_options *options, uint32_t degree)
 {
-    *d = (struct drive){.step = 1};
+    *d = (struct drive){.step = 1, .depth = 1};
     struct error err = {0};
     if (local_open(options, degree, &d->group, &err) != STATUS_OK)
         fail_msg("degree %u of %s: %s", degree, options->model_dir, err.text);
@@ -50,15 +50,36 @@ static void begin(struct drive *d, struct drive_request *r)
     r->first = true;
     r->generation = ++d->generation;
     r->n_computed = r->prefix ? r->prefix_tokens : 0;
+    r->n_coming = 0;
     r->n_sent = 0;
     r->n_blocks = 0;
     for (uint32_t i = 0; i < r->n_computed / d->info->limits.block_tokens; i++)
         r->block[r->n_blocks++] = r->prefix->block[i];
 }
 
+// Rows up to the last token in sight; the last output's own is never computed.
+static uint32_t rows_left(const struct drive_request *r)
+{
+    uint32_t total = r->n_ids + r->n_coming;
+    bool all = total - r->n_prompt == r->n_output && !r->first;
+    return total - r->n_computed - (all ? 1 : 0);
+}
+
+static void add_to_flight(struct drive *d, struct drive_request *r, bool samples)
+{
+    struct drive_flight *f = &d->flight[d->n_flights];
+    assert_true(f->n < DRIVE_SLOTS_MAX && r->slot < DRIVE_SLOTS_MAX);
+    f->seq[f->n].request = r;
+    f->seq[f->n].slot = r->slot;
+    f->seq[f->n].generation = r->generation;
+    f->seq[f->n++].samples = samples;
+    d->in_flight[r->slot]++;
+    r->n_coming += samples;
+}
+
 static void add_to_plan(struct drive *d, struct drive_request *r, uint32_t budget)
 {
-    uint32_t left = r->n_ids - r->n_computed, n = left < budget ? left : budget;
+    uint32_t left = rows_left(r), n = left < budget ? left : budget;
     n = r->chunk && r->chunk < n ? r->chunk : n;
     assert_true(n > 0);
     uint32_t end = r->n_computed + n, block = d->info->limits.block_tokens;
@@ -84,7 +105,8 @@ static void add_to_plan(struct drive *d, struct drive_request *r, uint32_t budge
         p.head.n_ids = r->n_ids;
         p.ids = r->ids;
     }
-    if (end == r->n_ids)
+    bool samples = end == r->n_ids + r->n_coming;
+    if (samples)
         p.head.flags |= PLAN_SEQ_SAMPLE;
     if (r->score && r->n_computed + 1 < r->n_prompt) {
         p.head.flags |= PLAN_SEQ_SCORE;
@@ -93,18 +115,10 @@ static void add_to_plan(struct drive *d, struct drive_request *r, uint32_t budge
         p.head.score_logprobs = DRIVE_TOPS;
     }
     plan_add_seq(&d->plan, &p);
+    add_to_flight(d, r, samples);
     r->first = false;
     r->n_sent = r->n_blocks;
     r->n_computed = end;
-}
-
-static struct drive_request *find(struct drive_request *requests[], uint32_t n, uint32_t slot)
-{
-    for (uint32_t i = 0; i < n; i++)
-        if (requests[i]->slot == slot && !requests[i]->done)
-            return requests[i];
-    fail_msg("an answer for slot %u", slot);
-    return NULL;
 }
 
 // A position that was scored before a preemption is scored again; it must say the same.
@@ -130,37 +144,115 @@ static void keep_result(
         r->ids[r->n_ids++] = x.id;
 }
 
-static void take_answer(
-    struct drive *d, const struct buf *answer, struct drive_request *requests[], uint32_t n)
+// The slot is released when the last plan that names it has been answered.
+static void let_go(struct drive *d, uint32_t slot, uint32_t generation)
+{
+    d->ending[slot] = generation;
+    if (d->in_flight[slot] > 0)
+        return;
+    assert_true(d->n_release < DRIVE_SLOTS_MAX);
+    d->release[d->n_release++] = (struct plan_release){slot, generation};
+    d->ending[slot] = 0;
+}
+
+static void take_answer(struct drive *d, const struct drive_flight *f)
 {
     struct error err = {0};
+    const struct buf *answer = rank_answer(d->rank);
     if (answer_check(answer->data, answer->size, &d->info->limits, &err) != STATUS_OK)
         fail_msg("%s", err.text);
     const struct answer_header *h = (const void *)answer->data;
-    assert_int_equal(h->step_id, d->step);
+    assert_int_equal(h->step_id, f->step);
+    assert_int_equal(h->n_seqs, f->n);
     struct plan_cursor c = answer_seqs(h), results;
     const struct answer_seq *seq;
     const struct answer_result *result;
     const struct answer_top *top;
-    while (answer_next_seq(&c, &seq, &results)) {
-        struct drive_request *r = find(requests, n, seq->slot);
-        assert_int_equal(seq->generation, r->generation);
+    for (uint32_t i = 0; answer_next_seq(&c, &seq, &results); i++) {
+        struct drive_request *r = f->seq[i].request;
+        assert_true(seq->slot == f->seq[i].slot && seq->generation == f->seq[i].generation);
+        d->in_flight[seq->slot]--;
+        if (d->ending[seq->slot] == seq->generation)
+            let_go(d, seq->slot, seq->generation);
+        if (r->done || r->generation != seq->generation) {
+            d->n_surplus++;
+            continue; // computed behind its end
+        }
+        r->n_coming -= f->seq[i].samples;
         r->bad_logits |= seq->status == ANSWER_SEQ_BAD_LOGITS;
         while (answer_next_result(&results, &result, &top))
             keep_result(r, result, top);
     }
 }
 
-static void execute(struct drive *d, struct drive_request *requests[], uint32_t n)
+// Writes a plan of what can be computed; false: nothing, and nobody is released.
+static bool write_plan(struct drive *d, struct drive_request *requests[], uint32_t n, uint32_t step)
 {
+    uint32_t budget = d->info->limits.step_tokens;
+    struct drive_flight *f = &d->flight[d->n_flights];
+    *f = (struct drive_flight){.step = d->step};
+    plan_begin(&d->plan, 1, d->step);
+    for (uint32_t i = 0; i < n; i++) {
+        struct drive_request *r = requests[i];
+        if (r->done || r->start_step > step || budget == 0 || rows_left(r) == 0)
+            continue;
+        uint32_t rows = r->n_computed;
+        add_to_plan(d, r, budget);
+        budget -= r->n_computed - rows;
+    }
+    bool any = f->n > 0 || d->n_release > 0;
+    for (uint32_t i = 0; i < d->n_release; i++)
+        plan_add_release(&d->plan, d->release[i].slot, d->release[i].generation);
+    d->n_release = 0;
     plan_end(&d->plan);
     assert_false(buf_failed(&d->plan));
-    const struct buf *answer;
+    return any;
+}
+
+static void send_plan(struct drive *d)
+{
     struct error err = {0};
-    if (rank_execute(d->rank, d->plan.data, d->plan.size, NULL, &answer, &err) != STATUS_OK)
+    bool repeats = true;
+    if (rank_begin(d->rank, d->plan.data, d->plan.size, NULL, &repeats, &err) != STATUS_OK)
         fail_msg("step %llu: %s", (unsigned long long)d->step, err.text);
-    take_answer(d, answer, requests, n);
+    assert_false(repeats);
     d->step++;
+    d->n_flights++;
+}
+
+static void finish_plan(struct drive *d)
+{
+    struct error err = {0};
+    if (rank_finish(d->rank, true, &err) != STATUS_OK)
+        fail_msg("step %llu: %s", (unsigned long long)d->flight[0].step, err.text);
+    take_answer(d, &d->flight[0]);
+    memmove(&d->flight[0], &d->flight[1], sizeof d->flight - sizeof d->flight[0]);
+    d->n_flights--;
+}
+
+// What an answer has ended or thrown out; returns how many have ended.
+static uint32_t settle(struct drive *d, struct drive_request *requests[], uint32_t n)
+{
+    uint32_t n_ended = 0;
+    for (uint32_t i = 0; i < n; i++) {
+        struct drive_request *r = requests[i];
+        uint32_t n_output = r->n_ids - r->n_prompt;
+        bool preempted = r->preempt_after && n_output == r->preempt_after;
+        bool ended = n_output == r->n_output || (r->stop_after && n_output == r->stop_after);
+        if (r->done || !(preempted || ended || r->bad_logits))
+            continue;
+        let_go(d, r->slot, r->generation);
+        if (preempted && !ended) {
+            r->preempt_after = 0;
+            r->slot = r->resume_slot;
+            r->attempt++;
+            begin(d, r);
+        } else {
+            r->done = true;
+            n_ended++;
+        }
+    }
+    return n_ended;
 }
 
 void drive_run(struct drive *d, struct drive_request *requests[], uint32_t n)
@@ -171,38 +263,15 @@ void drive_run(struct drive *d, struct drive_request *requests[], uint32_t n)
                 .top_p = 1, .typical_p = 1, .repetition_penalty = 1, .n_logprobs = DRIVE_TOPS};
         begin(d, requests[i]);
     }
-    struct plan_release release[64];
-    uint32_t n_release = 0, n_left = n;
-    for (uint32_t step = 0; n_left > 0 || n_release > 0; step++) {
-        plan_begin(&d->plan, 1, d->step);
-        uint32_t budget = d->info->limits.step_tokens, rows = 0;
-        for (uint32_t i = 0; i < n; i++) {
-            if (requests[i]->done || requests[i]->start_step > step || budget == 0)
-                continue;
-            rows = requests[i]->n_computed;
-            add_to_plan(d, requests[i], budget);
-            budget -= requests[i]->n_computed - rows;
-        }
-        for (uint32_t i = 0; i < n_release; i++)
-            plan_add_release(&d->plan, release[i].slot, release[i].generation);
-        n_release = 0;
-        execute(d, requests, n);
-        for (uint32_t i = 0; i < n; i++) {
-            struct drive_request *r = requests[i];
-            uint32_t n_output = r->n_ids - r->n_prompt;
-            bool preempted = r->preempt_after && n_output == r->preempt_after;
-            if (r->done || !(preempted || n_output == r->n_output || r->bad_logits))
-                continue;
-            release[n_release++] = (struct plan_release){r->slot, r->generation};
-            if (preempted && n_output < r->n_output) {
-                r->preempt_after = 0;
-                r->slot = r->resume_slot;
-                r->attempt++;
-                begin(d, r);
-            } else {
-                r->done = true;
-                n_left--;
-            }
+    uint32_t n_left = n;
+    for (uint32_t step = 0; n_left > 0 || d->n_release > 0 || d->n_flights > 0;) {
+        bool room = d->n_flights < d->depth;
+        if (room && (write_plan(d, requests, n, step) || d->n_flights == 0)) {
+            send_plan(d);
+            step++;
+        } else {
+            finish_plan(d);
+            n_left -= settle(d, requests, n);
         }
     }
 }

@@ -6,7 +6,7 @@
 
 #include "worker/local.h"
 
-enum { DRIVE_TOPS = 20, DRIVE_IDS_MAX = 1024, DRIVE_BLOCKS_MAX = 256 };
+enum { DRIVE_TOPS = 20, DRIVE_IDS_MAX = 1024, DRIVE_BLOCKS_MAX = 256, DRIVE_SLOTS_MAX = 64 };
 
 struct drive_result {
     uint32_t kind, position, id;
@@ -28,6 +28,7 @@ struct drive_request {
     const struct drive_request *prefix; // pages of this finished request are taken over ...
     uint32_t prefix_tokens;             // ... for so many tokens, a multiple of the block size
     uint32_t start_step;                // joins the batch so much later
+    uint32_t stop_after; // ends with so many outputs, which nobody knows before; 0: never
 
     // Filled by drive_run. Results are ordered by position, scored ones first.
     struct drive_result result[DRIVE_IDS_MAX];
@@ -37,7 +38,19 @@ struct drive_request {
 
     // Of the run.
     uint32_t block[DRIVE_BLOCKS_MAX], n_blocks, n_sent, n_computed, generation, attempt;
+    uint32_t n_coming; // sampled by plans under way
     bool first, done;
+};
+
+// A plan under way.
+struct drive_flight {
+    uint64_t step;
+    uint32_t n;
+    struct {
+        struct drive_request *request;
+        uint32_t slot, generation;
+        bool samples;
+    } seq[DRIVE_SLOTS_MAX];
 };
 
 struct drive {
@@ -48,6 +61,13 @@ struct drive {
     struct buf plan;
     uint32_t *free_block, n_free;
     uint32_t generation;
+
+    uint32_t depth; // plans under way at once: 1, or up to SESSION_STEPS_MAX
+    struct drive_flight flight[SESSION_STEPS_MAX];
+    uint32_t n_flights, n_surplus; // rows of sequences that had ended or been thrown out
+    uint32_t in_flight[DRIVE_SLOTS_MAX], ending[DRIVE_SLOTS_MAX]; // by slot: plans; generation
+    struct plan_release release[DRIVE_SLOTS_MAX];
+    uint32_t n_release;
 };
 
 // Fails the test where the group does not come up.

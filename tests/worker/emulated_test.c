@@ -49,7 +49,7 @@ static void open_group(
         .threads = 1,
         .no_spin = true,
         .max_model_len = 64,
-        .max_num_seqs = REQUESTS,
+        .max_num_seqs = REQUESTS + 1,
         .max_num_batched_tokens = 64,
         .enforce_eager = eager,
         .kv_cache_bytes = 4 << 20};
@@ -176,13 +176,82 @@ static void test_experts_same_bits(void **state)
     check_same_bits("families/qwen2-moe-layers");
 }
 
+// What is drawn needs what was drawn before: penalties count it on the device.
+static struct texts drawn_texts(const struct golden *g)
+{
+    struct texts t = new_texts(g);
+    for (uint32_t i = 0; i < REQUESTS; i++) {
+        t.request[i]->score = i == 0;
+        t.request[i]->params = (struct sampling_params){.seed = 7 + i,
+            .temperature = 1.5f,
+            .top_p = 0.98f,
+            .typical_p = 1,
+            .repetition_penalty = 1.3f,
+            .presence_penalty = 0.5f,
+            .frequency_penalty = 0.7f,
+            .n_logprobs = 3};
+    }
+    return t;
+}
+
+static void run_drawn(
+    const struct golden *g, uint32_t degree, bool eager, uint32_t depth, struct texts *t)
+{
+    struct drive d;
+    open_group(&d, g, "emu", degree, eager);
+    assert_int_equal(d.info->plans_in_flight, SESSION_STEPS_MAX);
+    d.depth = depth;
+    drive_run(&d, t->request, REQUESTS);
+    assert_int_equal(d.n_surplus > 0, depth > 1);
+    drive_close(&d);
+}
+
+// The next step is enqueued before the last one's tokens were read: the same bits. One sequence
+// stops, and one is thrown out, when a step of theirs is under way.
+static void check_ahead(uint32_t degree)
+{
+    char dir[512];
+    snprintf(dir, sizeof dir, "%s/tests/golden/models/llama-gqa-sharded", test_source_dir());
+    struct golden *g = golden_open(dir);
+    struct texts plain = drawn_texts(g), ahead = drawn_texts(g);
+    for (int k = 0; k < 2; k++) {
+        struct texts *t = k ? &ahead : &plain;
+        t->request[0]->chunk = 4;
+        t->request[1]->stop_after = 3;
+        t->request[2]->preempt_after = 2;
+        t->request[2]->resume_slot = 0;
+        t->request[0]->slot = 2;
+        t->request[2]->slot = 3;
+    }
+    run_drawn(g, degree, true, 1, &plain);
+    run_drawn(g, degree, false, 2, &ahead);
+    for (uint32_t i = 0; i < REQUESTS; i++)
+        assert_true(drive_same(plain.request[i], ahead.request[i]));
+    assert_int_equal(ahead.request[1]->n_results, 3);
+    free_texts(&plain);
+    free_texts(&ahead);
+    golden_close(g);
+}
+
+static void test_ahead(void **state)
+{
+    (void)state;
+    check_ahead(1);
+}
+
+static void test_ahead_two_ranks(void **state)
+{
+    (void)state;
+    check_ahead(2);
+}
+
 int main(int argc, char **argv)
 {
     const struct CMUnitTest quick[] = {
-        cmocka_unit_test(test_f32), cmocka_unit_test(test_same_bits)};
+        cmocka_unit_test(test_f32), cmocka_unit_test(test_same_bits), cmocka_unit_test(test_ahead)};
     const struct CMUnitTest more[] = {cmocka_unit_test(test_bf16), cmocka_unit_test(test_f16),
-        cmocka_unit_test(test_two_ranks), cmocka_unit_test(test_experts),
-        cmocka_unit_test(test_experts_same_bits)};
+        cmocka_unit_test(test_two_ranks), cmocka_unit_test(test_ahead_two_ranks),
+        cmocka_unit_test(test_experts), cmocka_unit_test(test_experts_same_bits)};
     if (argc > 1 && strcmp(argv[1], "--long") == 0)
         return cmocka_run_group_tests(more, NULL, NULL);
     return cmocka_run_group_tests(quick, NULL, NULL);

@@ -105,6 +105,38 @@ static void expect_same(
     free(r);
 }
 
+// With two plans under way the second one's rows name tokens that nobody has read: the same bits,
+// alone and in a batch, in chunks and thrown out meanwhile; what was computed behind an end harms
+// nobody.
+static void check_two_plans(struct drive *d, struct drive_request *base, uint32_t degree)
+{
+    d->depth = 2;
+    struct drive_request *r = scored_request(4);
+    r->chunk = 9;
+    drive_run_one(d, r);
+    expect_same(base, r, "with two plans under way", degree);
+    assert_int_equal(d->n_surplus, 0);
+    r = scored_request(7);
+    batch_of_32(d, r);
+    expect_same(base, r, "in a batch of 32, with two plans under way", degree);
+    drive_shuffle_blocks(d, 79);
+    r = scored_request(3);
+    r->preempt_after = 11;
+    r->resume_slot = 6;
+    drive_run_one(d, r);
+    expect_same(base, r, "thrown out with two plans under way", degree);
+    assert_int_equal(d->n_surplus, 1);
+    struct drive_request *stops = sampled_request(5), *goes_on = scored_request(6);
+    stops->stop_after = 9;
+    stops->prompt = other_prompt[1];
+    drive_run(d, (struct drive_request *[]){stops, goes_on}, 2);
+    assert_int_equal(stops->n_results, 9);
+    assert_int_equal(d->n_surplus, 2);
+    expect_same(base, goes_on, "beside one that stopped a step late", degree);
+    free(stops);
+    d->depth = 1;
+}
+
 static void check_invariance(const char *model, uint32_t degree)
 {
     struct rank_options o = options(model);
@@ -134,6 +166,7 @@ static void check_invariance(const char *model, uint32_t degree)
     r->resume_slot = 6;
     drive_run_one(&d, r);
     expect_same(base, r, "preempted and computed again", degree);
+    check_two_plans(&d, base, degree);
 
     struct drive_request *owner = sampled_request(1);
     owner->n_output = 2;
