@@ -47,6 +47,7 @@ struct coll_broadcast_args {
 struct coll_backend {
     const char *name;
     bool on_device; // buffers and heap are memory of args->device
+    bool recorded;  // operations may be captured in a graph: nothing of a call is kept on the host
     // Whether this rank could take part; otherwise the reason. Not collective, changes nothing.
     enum status (*probe)(const struct coll_args *args, struct error *err);
     // Bytes of the group's shared control segment that it needs per group (shm: everything).

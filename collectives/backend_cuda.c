@@ -628,6 +628,7 @@ static const char *reach(const struct coll_group *g)
 const struct coll_backend backend_cuda = {
     .name = "cuda",
     .on_device = true,
+    .recorded = true,
     .probe = probe,
     .segment_bytes = segment_bytes,
     .open = open_cuda,

@@ -98,6 +98,9 @@ struct coll_group *coll_channel(struct coll_group *g, uint32_t index);
 enum status coll_poll(struct coll_group *g);
 // The sentence of the last call that failed; of a sticky error, the first. Lives with the group.
 const struct error *coll_error(const struct coll_group *g);
+// Whether a stream may be captured while operations are enqueued into it, and what was captured be
+// launched as often as one likes: by all members alike, with the same calls in between.
+bool coll_can_be_recorded(const struct coll_group *g);
 // "shm", "cuda", "nccl" or "mpi".
 const char *coll_backend_name(const struct coll_group *g);
 // One line for people: which back end and algorithm serve this operation at this size, and why.

@@ -178,6 +178,11 @@ uint32_t coll_size(const struct coll_group *g)
     return g->size;
 }
 
+bool coll_can_be_recorded(const struct coll_group *g)
+{
+    return g->backend->recorded;
+}
+
 const char *coll_backend_name(const struct coll_group *g)
 {
     return g->backend->name;

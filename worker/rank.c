@@ -160,7 +160,7 @@ static enum status hash_model(struct rank *r, struct error *err)
 struct hello {
     struct host_info host;
     uint8_t config_hash[16];
-    uint32_t settings[8];
+    uint32_t settings[10];
 };
 
 static enum status exchange_hello(struct rank *r, struct error *err)
@@ -169,8 +169,8 @@ static enum status exchange_hello(struct rank *r, struct error *err)
     const struct rank_options *o = &r->options;
     struct hello mine = {.host = host_info_read(),
         .settings = {o->max_model_len, o->max_num_seqs, o->max_num_batched_tokens, o->block_tokens,
-            r->info.kv_dtype, o->random_weights, o->expert_parallel,
-            (uint32_t)r->kernels->name[1]}};
+            r->info.kv_dtype, o->random_weights, o->expert_parallel, (uint32_t)r->kernels->name[1],
+            o->enforce_eager, o->determinism}};
     memcpy(mine.config_hash, r->info.config_hash, sizeof mine.config_hash);
     struct hello *all = calloc(b->size, sizeof *all);
     if (!all)
