@@ -295,6 +295,14 @@ enum status sampler_run(struct sampler *s, struct forward *f, uint32_t step,
     return STATUS_OK;
 }
 
+void sampler_collect(struct sampler *s, uint32_t step, const struct sample_want *want, uint32_t n,
+    struct sample_outcome *out)
+{
+    check(step < SAMPLER_STEPS_MAX);
+    if (s->ahead)
+        sample_ahead_collect(s, step, want, n, out);
+}
+
 const uint32_t *sampler_kept(const struct sampler *s)
 {
     return s->kept;

@@ -132,10 +132,8 @@ enum status sample_ahead_run(struct sampler *s, struct forward *f, uint32_t step
     return STATUS_OK;
 }
 
-void sampler_collect(struct sampler *s, uint32_t step, const struct sample_want *want, uint32_t n,
-    struct sample_outcome *out)
+void sample_ahead_collect(struct sampler *s, uint32_t step, const struct sample_want *want,
+    uint32_t n, struct sample_outcome *out)
 {
-    check(step < SAMPLER_STEPS_MAX);
-    if (s->ahead)
-        collect(s, step, want, n, n, out);
+    collect(s, step, want, n, n, out);
 }

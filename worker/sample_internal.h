@@ -59,5 +59,7 @@ void sample_ahead_give(struct sampler *s);
 // sampler_run without waiting, but where a step has more tiles than there is room for.
 enum status sample_ahead_run(struct sampler *s, struct forward *f, uint32_t step,
     const struct sample_want *want, uint32_t n, struct sample_outcome *out, struct error *err);
+void sample_ahead_collect(struct sampler *s, uint32_t step, const struct sample_want *want,
+    uint32_t n, struct sample_outcome *out);
 
 #endif
