@@ -21,7 +21,7 @@
 #include <unistd.h>
 
 struct options {
-    const char *ops, *sizes, *tuning, *tune;
+    const char *ops, *sizes, *tuning, *tune, *device;
     uint64_t serve;
     int output;
     int64_t samples;
@@ -52,6 +52,11 @@ static const struct config_row options[] = {
         .offset = offsetof(struct options, tune),
         .value_name = "FILE",
         .help = "Measure the algorithms and write this group size's rows of a tuning table."},
+    {.name = "device",
+        .type = CONFIG_TEXT,
+        .offset = offsetof(struct options, device),
+        .value_name = "NAME",
+        .help = "Measure all_reduce on devices, cuda or emu, beside NCCL's; eager calls."},
     {.name = "serve",
         .type = CONFIG_BYTES,
         .offset = offsetof(struct options, serve),
@@ -406,6 +411,18 @@ static int usage(const char *why)
     return 2;
 }
 
+static int device_main(const struct options *opt, const size_t *sizes, int n_sizes)
+{
+    struct bootstrap *b;
+    struct error err;
+    enum status st = bootstrap_mpi(&b, &err);
+    if (st == STATUS_OK) {
+        st = coll_device_run(b, opt->device, opt->output == 1, sizes, n_sizes, &err);
+        b->close(b);
+    }
+    return st == STATUS_OK ? 0 : usage(err.text);
+}
+
 // Returns the exit code; `help` alone needs no ranks.
 static int bench_main(const struct options *opt)
 {
@@ -418,6 +435,8 @@ static int bench_main(const struct options *opt)
         return usage("--sizes: numbers of bytes from 4 to 1G with commas were expected");
     if (!coll_ops_valid(opt->ops))
         return usage("--ops: names with commas were expected; see --help");
+    if (opt->device != NULL)
+        return device_main(opt, sizes, n_sizes);
     for (int i = 0; i < n_sizes; i++)
         most = sizes[i] > most ? sizes[i] : most;
     if (opt->serve != 0)

@@ -6,6 +6,7 @@
 //   coll_uses.c    those that the system is made for: logits, KV heads, experts, two groups at once
 //   coll_tuned.c   a second mpirun whose MPI is tuned, which takes its turns on command
 //   coll_tune.c    --tune: measures candidates and writes a tuning table
+//   coll_device.c  --device: on devices, beside NCCL
 #ifndef PHALANX_BENCH_COLL_BENCH_H
 #define PHALANX_BENCH_COLL_BENCH_H
 
@@ -112,6 +113,10 @@ struct turn {
 bool coll_tuned_turn(struct tuned *t, int job, const struct turn *turn);
 // The other side; returns the exit code.
 int coll_tuned_serve(struct bench *s);
+
+// --device: all_reduce on the devices of a plugin, beside NCCL's.
+enum status coll_device_run(struct bootstrap *b, const char *plugin, bool jsonl,
+    const size_t *sizes, int n_sizes, struct error *err);
 
 int coll_tune_run(struct bench *s, const char *file, int64_t samples);
 
