@@ -204,11 +204,11 @@ static double activate(enum activation kind, double x)
     return NAN;
 }
 
-static double *mlp(const struct pass *p, uint32_t rank, uint32_t layer, const double *h)
+// down(act(in(h))) for `n` columns.
+static double *plain_mlp(const struct pass *p, const double *h, uint32_t n,
+    const struct weight_slice *up, const struct weight_slice *bias, const struct weight_slice *down)
 {
-    uint32_t n = shard_ffn(p->m, &p->plan[rank].shard).count;
-    double *in = linear(h, p->n_tokens, layer_slot(p, rank, layer, LAYER_SLOT_MLP_IN),
-        layer_slot(p, rank, layer, LAYER_SLOT_MLP_IN_BIAS));
+    double *in = linear(h, p->n_tokens, up, bias);
     double *mid = doubles((size_t)p->n_tokens * n);
     for (uint32_t t = 0; t < p->n_tokens; t++)
         for (uint32_t i = 0; i < n; i++) {
@@ -217,10 +217,95 @@ static double *mlp(const struct pass *p, uint32_t rank, uint32_t layer, const do
             mid[(size_t)t * n + i] = p->m->gated ? a * row[n + i] : a;
         }
     static const struct weight_slice none;
-    double *out = linear(mid, p->n_tokens, layer_slot(p, rank, layer, LAYER_SLOT_MLP_OUT), &none);
+    double *out = linear(mid, p->n_tokens, down, &none);
     free(in);
     free(mid);
     return out;
+}
+
+// How much of each expert a token takes: softmax, then the largest ones.
+static void route(const struct model_config *m, const double *logit, double *factor)
+{
+    double most = -INFINITY, sum = 0, kept = 0;
+    for (uint32_t e = 0; e < m->n_experts; e++)
+        most = fmax(most, logit[e]);
+    for (uint32_t e = 0; e < m->n_experts; e++) {
+        factor[e] = 0;
+        sum += exp(logit[e] - most);
+    }
+    for (uint32_t i = 0; i < m->n_experts_per_token; i++) {
+        uint32_t best = m->n_experts;
+        for (uint32_t e = 0; e < m->n_experts; e++)
+            if (factor[e] == 0 && (best == m->n_experts || logit[e] > logit[best]))
+                best = e;
+        factor[best] = exp(logit[best] - most) / sum;
+        kept += factor[best];
+    }
+    for (uint32_t e = 0; m->experts_renormalize && e < m->n_experts; e++)
+        factor[e] /= kept;
+}
+
+// out += factor[t] * part, which is freed; factors are `stride` apart.
+static void add_scaled(
+    const struct pass *p, double *part, const double *factor, uint32_t stride, double *out)
+{
+    uint32_t dim = p->m->hidden_dim;
+    for (uint32_t t = 0; t < p->n_tokens; t++)
+        for (uint32_t i = 0; i < dim; i++)
+            out[(size_t)t * dim + i] += factor[(size_t)t * stride] * part[(size_t)t * dim + i];
+    free(part);
+}
+
+// The shared expert, times the sigmoid of its gate.
+static void add_shared(
+    const struct pass *p, uint32_t rank, uint32_t layer, const double *h, double *out)
+{
+    static const struct weight_slice none;
+    const struct weight_slice *gate = layer_slot(p, rank, layer, LAYER_SLOT_SHARED_GATE);
+    uint32_t n = shard_shared_ffn(p->m, &p->plan[rank].shard).count;
+    double *factor = gate->n_parts ? linear(h, p->n_tokens, gate, &none) : doubles(p->n_tokens);
+    for (uint32_t t = 0; t < p->n_tokens; t++)
+        factor[t] = gate->n_parts ? 1 / (1 + exp(-factor[t])) : 1;
+    add_scaled(p,
+        plain_mlp(p, h, n, layer_slot(p, rank, layer, LAYER_SLOT_SHARED_IN), &none,
+            layer_slot(p, rank, layer, LAYER_SLOT_SHARED_OUT)),
+        factor, 1, out);
+    free(factor);
+}
+
+// What a rank has of a mixture of experts, for every token and expert.
+static double *mixture(const struct pass *p, uint32_t rank, uint32_t layer, const double *h)
+{
+    static const struct weight_slice none;
+    const struct weights_plan *plan = &p->plan[rank];
+    uint32_t n_experts = p->m->n_experts, n = shard_expert_ffn(p->m, &plan->shard).count;
+    double *out = doubles((size_t)p->n_tokens * p->m->hidden_dim);
+    double *factor = linear(h, p->n_tokens, layer_slot(p, rank, layer, LAYER_SLOT_ROUTER), &none);
+    double *logit = doubles(n_experts);
+    for (uint32_t t = 0; t < p->n_tokens; t++) {
+        memcpy(logit, factor + (size_t)t * n_experts, n_experts * sizeof *logit);
+        route(p->m, logit, factor + (size_t)t * n_experts);
+    }
+    for (uint32_t i = 0; i < plan->n_local_experts; i++) {
+        const struct weight_slice *slot = plan->layer[layer].expert[i].slot;
+        add_scaled(p, plain_mlp(p, h, n, &slot[EXPERT_SLOT_IN], &none, &slot[EXPERT_SLOT_OUT]),
+            factor + plan->shard.expert_begin + i, n_experts, out);
+    }
+    if (p->m->shared_ffn_dim)
+        add_shared(p, rank, layer, h, out);
+    free(factor);
+    free(logit);
+    return out;
+}
+
+static double *mlp(const struct pass *p, uint32_t rank, uint32_t layer, const double *h)
+{
+    if (p->m->layer[layer].experts)
+        return mixture(p, rank, layer, h);
+    return plain_mlp(p, h, shard_ffn(p->m, &p->plan[rank].shard).count,
+        layer_slot(p, rank, layer, LAYER_SLOT_MLP_IN),
+        layer_slot(p, rank, layer, LAYER_SLOT_MLP_IN_BIAS),
+        layer_slot(p, rank, layer, LAYER_SLOT_MLP_OUT));
 }
 
 // x += residual_scale * (sum over ranks of f(norm(x)) + bias, which any rank has whole).

@@ -134,7 +134,7 @@ static bool is_plain(const struct model_config *m)
            m->final_norm && m->position_kind == POSITION_ROPE && m->n_ropes == 1 &&
            m->rope[0].pairing == ROPE_HALF && m->qk_norm <= QK_NORM_HEAD &&
            m->attention_softcap == 0 && m->logit_softcap == 0 && m->qkv_clip == 0 &&
-           m->embed_dim == m->hidden_dim && m->n_experts == 0;
+           m->embed_dim == m->hidden_dim;
 }
 
 // Returns false where the family is not ours.
@@ -184,6 +184,19 @@ static void test_own_models(void **state)
     assert_true(check_all(root) >= 10);
 }
 
+static void test_mixtures_of_experts(void **state)
+{
+    (void)state;
+    static const char *const names[] = {
+        "mixtral-window", "qwen2-moe-layers", "qwen3-moe-renormalized"};
+    char root[1024], dir[1024];
+    snprintf(root, sizeof root, "%s", test_path(test_source_dir(), "tests/golden/families"));
+    for (int i = 0; i < 3; i++) {
+        snprintf(dir, sizeof dir, "%s", test_path(root, names[i]));
+        assert_true(check_model(dir));
+    }
+}
+
 static void test_zoo(void **state)
 {
     (void)state;
@@ -200,6 +213,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_own_models),
+        cmocka_unit_test(test_mixtures_of_experts),
         cmocka_unit_test(test_zoo),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
