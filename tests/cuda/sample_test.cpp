@@ -1,6 +1,14 @@
 // SPDX-License-Identifier: Apache-2.0
 // Sampling of the device back end, emulated, against kernels/cpu: the same ids for the same logits
 // and parameters, log-probabilities within 1e-5, logits left as they were.
+//
+// Bugs planted in kernels/cuda/sample*, each alone, that fail here: the sign of each penalty;
+// repetition of negative logits; ties at top_k cut, dropped; top_p one more, one less, at an exact
+// sum, by descending id, of the whole weight behind top_k; min_p by the raw maximum, without
+// temperature, without its border; typical_p before top_p, by surprise alone, by the entropy of
+// all; the draw's position off by one; log-probabilities behind penalties; a bias behind
+// temperature; a NaN unseen.
+#include "kernels/cpu/canon.h"
 #include "tests/cuda/support.hpp"
 
 #include <cmath>
@@ -185,6 +193,120 @@ void chooses_as_the_cpu(void **)
     }
 }
 
+// A row with ties and sums that lie exactly on borders, drawn from often.
+struct border_case {
+    const char *what;
+    void (*make)(request &q, floats &x);
+};
+
+const border_case borders[] = {
+    {"top_p, the sum of equal ones", [](request &q, floats &) { q.p.top_p = 0.5f; }},
+    {"top_p among few",
+        [](request &q, floats &x) {
+            x.assign(x.size(), -INFINITY);
+            x[3] = x[8] = x[9] = x[30] = 1;
+            q.p.top_p = 0.75f;
+        }},
+    {"top_p of what top_k left",
+        [](request &q, floats &x) {
+            for (size_t i = 0; i < x.size(); i++)
+                x[i] = -0.1f * (float)i;
+            q.p.top_k = 8;
+            q.p.top_p = 0.5f;
+        }},
+    {"top_p of what min_p left",
+        [](request &q, floats &x) {
+            for (size_t i = 0; i < x.size(); i++)
+                x[i] = -0.1f * (float)i;
+            q.p.min_p = 0.5f;
+            q.p.top_p = 0.6f;
+        }},
+    {"top_k, equal ones at its end",
+        [](request &q, floats &x) {
+            for (size_t i = 0; i < x.size(); i++)
+                x[i] = i < 2 ? 1.0f : i < 12 ? 0.5f : 0.0f;
+            q.p.top_k = 4;
+        }},
+    {"top_k of more than there are",
+        [](request &q, floats &x) {
+            for (size_t i = 0; i < x.size(); i++)
+                x[i] = i % 5 != 0 ? -INFINITY : -(float)i * 0.05f;
+            q.p.top_k = 12;
+            q.p.n_logprobs = 12;
+        }},
+    {"min_p of 1", [](request &q, floats &x) { x[2] = x[5] = 1, q.p.min_p = 1; }},
+    {"min_p, its border",
+        [](request &q, floats &x) {
+            for (size_t i = 0; i < x.size(); i++)
+                x[i] = i % 4 != 1 ? -1.0f : -1.25f;
+            x[20] = 0;
+            q.p.min_p = canon_exp(-1.0f);
+        }},
+    {"min_p below a biased maximum",
+        [](request &q, floats &x) {
+            for (size_t i = 0; i < x.size(); i++)
+                x[i] = -0.1f * (float)i;
+            q.p.n_logit_bias = 1;
+            q.bias[0] = {9, 2.5f};
+            q.p.min_p = 0.15f;
+        }},
+    {"typical_p of what top_p left",
+        [](request &q, floats &x) {
+            for (size_t i = 0; i < x.size(); i++)
+                x[i] = -0.2f * (float)i;
+            q.p.top_p = 0.8f;
+            q.p.typical_p = 0.6f;
+        }},
+    {"typical_p, equal distances", [](request &q, floats &) { q.p.typical_p = 0.3f; }},
+    {"penalties of negative logits",
+        [](request &q, floats &x) {
+            for (size_t i = 0; i < x.size(); i++)
+                x[i] = -1.0f - 0.02f * (float)i;
+            q.p.repetition_penalty = 1.7f;
+            q.p.frequency_penalty = 0.3f;
+            q.p.presence_penalty = 0.2f;
+            q.n_ids = 24;
+            q.prompt_length = 12;
+            for (uint32_t i = 0; i < q.n_ids; i++)
+                q.ids[i] = i * i % 31;
+        }},
+    {"a bias in two pieces",
+        [](request &q, floats &) {
+            q.p.n_logit_bias = 3;
+            q.bias[0] = {6, 2};
+            q.bias[1] = {7, 1};
+            q.bias[2] = {6, 1};
+            q.p.temperature = 0.5f;
+        }},
+    {"the least temperature",
+        [](request &q, floats &x) {
+            for (size_t i = 0; i < x.size(); i++)
+                x[i] = -0.003f * (float)i;
+            q.p.temperature = 2e-5f;
+        }},
+    {"below it, greedy", [](request &q, floats &x) { x[4] = x[6] = 1, q.p.temperature = 9e-6f; }},
+};
+
+void decides_at_borders_as_the_cpu(void **)
+{
+    constexpr uint32_t v = 40, draws = 8 * more;
+    samplers s(v);
+    for (const border_case &c : borders) {
+        request q = neutral();
+        floats one(v, 0.0f), logits;
+        q.p.seed = 7;
+        q.p.n_logprobs = 2;
+        c.make(q, one);
+        std::vector<struct sample_row> rows;
+        for (uint32_t i = 0; i < draws; i++) {
+            logits.insert(logits.end(), one.begin(), one.end());
+            rows.push_back(row_of(2, i));
+        }
+        s.begin(2, q);
+        compare(s, c.what, 0, logits, rows);
+    }
+}
+
 // Wide vocabularies: what can matter does not fit into shared memory, or only just does.
 void chooses_among_many(void **)
 {
@@ -332,6 +454,7 @@ int main()
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(chooses_as_the_cpu),
+        cmocka_unit_test(decides_at_borders_as_the_cpu),
         cmocka_unit_test(chooses_among_many),
         cmocka_unit_test(keeps_the_history),
         cmocka_unit_test(reports_bad_rows),
