@@ -129,7 +129,9 @@ void cuda_attention(struct device *d, const struct attention_args *a)
     }
     // Few rows are one launch, whatever their sequences have: the form changes no bit.
     bool prefill = d->batch.n_rows > KERNELS_FUSED_ROWS && attention_prefill_has(d, a->kv.head_dim);
-    start(d, a, FORM_DECODE, 0, prefill ? attention_decode_pairs : UINT32_MAX);
+    uint64_t fewest = (uint64_t)d->batch.seq_rows_least * (a->n_heads / a->kv.n_kv_heads);
+    if (!prefill || fewest <= attention_decode_pairs)
+        start(d, a, FORM_DECODE, 0, prefill ? attention_decode_pairs : UINT32_MAX);
     if (prefill)
         start(d, a, FORM_PREFILL, attention_decode_pairs, UINT32_MAX);
 }

@@ -77,10 +77,13 @@ void device_bound_batch(struct device *d, const struct batch *b)
     d->batch.n_seqs = b->n_seqs;
     d->batch.n_logit_rows = b->n_logit_rows;
     d->batch.n_keys = d->batch.seq_rows = 0;
+    d->batch.seq_rows_least = UINT32_MAX;
     for (uint32_t i = 0; i < b->n_seqs; i++) {
         const struct batch_seq *s = &b->seq[i];
         d->batch.n_keys = max(d->batch.n_keys, s->first_position + s->n_rows);
         d->batch.seq_rows = max(d->batch.seq_rows, s->n_rows);
+        if (s->n_rows > 0)
+            d->batch.seq_rows_least = min(d->batch.seq_rows_least, s->n_rows);
     }
 }
 

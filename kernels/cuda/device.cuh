@@ -49,7 +49,7 @@ enum device_count {
 // recorded takes its numbers from `counts`, and the fields of the host only bound its grid.
 struct device_batch {
     uint32_t n_rows, n_seqs, n_logit_rows, n_keys; // while a graph is recorded: upper bounds
-    uint32_t seq_rows;                             // of the sequence with the most; likewise
+    uint32_t seq_rows, seq_rows_least; // of the sequence with the most, with the fewest; likewise
     // Device memory.
     const uint32_t *counts;     // [DEVICE_COUNTS]
     const device_seq *seq;      // [n_seqs]

@@ -62,7 +62,7 @@ void begin_recording(struct device *d, const struct graph_bounds *b)
     d->graphs->one[d->graphs->recording].launches = d->launches;
     d->batch.n_rows = d->batch.n_seqs = d->batch.n_logit_rows = b->n_rows;
     d->batch.n_keys = b->n_keys;
-    d->batch.seq_rows = 1;
+    d->batch.seq_rows = d->batch.seq_rows_least = 1;
 }
 
 } // namespace

@@ -283,8 +283,8 @@ void cuda_linear(struct device *d, const struct linear_args *a)
         run(d, j, memory);
 }
 
-// Gate and up meet in one block for up to 16 rows of x; without gates the activation is part of the
-// product wherever that is ours. The rest is the two ops, one after the other.
+// The activation is part of the product wherever that is ours, on tensor cores also where gate and
+// up meet. The rest is the two ops, one after the other.
 void cuda_linear_act(struct device *d, const struct linear_args *a, const struct act_args *act)
 {
     check(a->row_ids == NULL && a->w->n == act->dim * (act->gated ? 2 : 1));
@@ -296,7 +296,7 @@ void cuda_linear_act(struct device *d, const struct linear_args *a, const struct
     j.call.out_stride = a->w->n;
     j.call.out_type = d->activation;
     j.by_blas = linear_blas_wants(d, j.call);
-    bool fused = act->gated ? j.shape.half && a->n_rows <= KERNELS_FUSED_ROWS : !j.by_blas;
+    bool fused = !j.by_blas && (j.shape.half || !act->gated);
     j.shape.gated = fused && act->gated;
     plan_kernel(j);
     between = fused ? 0 : between;

@@ -97,12 +97,19 @@ static uint32_t split_tiles(const struct linear_plan *p, const struct linear_sha
     return splits < p->n_segments ? splits : p->n_segments;
 }
 
+// A gated tile of ROWS has so many rows of gates and as many of ups; the others have halves.
+static uint32_t count_n_tiles(const struct linear_plan *p, const struct linear_shape *s)
+{
+    bool pairs = s->gated && p->kernel <= LINEAR_ROWS_GATED_16;
+    return div_up(pairs ? s->n / 2 : s->n, kernels[p->kernel].n_tile);
+}
+
 struct linear_plan linear_plan_make(const struct linear_shape *s)
 {
     check(s->m > 0 && s->n > 0 && s->k > 0 && s->n_sms > 0);
     struct linear_plan p = {.kernel = choose(s), .segment = segment_of(s->n, s->k)};
     p.n_segments = div_up(s->k, p.segment);
-    p.n_tiles = div_up(s->gated ? s->n / 2 : s->n, kernels[p.kernel].n_tile);
+    p.n_tiles = count_n_tiles(&p, s);
     p.m_tiles = div_up(s->m, kernels[p.kernel].m_tile);
     bool rows = p.kernel <= LINEAR_ROWS_GATED_16;
     p.splits = rows ? div_up(p.n_segments, LINEAR_WARPS) : split_tiles(&p, s);
@@ -118,8 +125,7 @@ struct linear_plan linear_plan_grouped(const struct linear_shape *s, uint32_t n_
     struct linear_plan p = {.kernel = grouped[i].kernel[s->gated], .splits = 1};
     p.segment = div_up(div_up(s->k, LINEAR_WARPS), LINEAR_SEGMENT_UNIT) * LINEAR_SEGMENT_UNIT;
     p.n_segments = div_up(s->k, p.segment);
-    bool pairs = s->gated && p.kernel > LINEAR_ROWS_GATED_16; // of a tile's rows of w
-    p.n_tiles = div_up(s->gated && !pairs ? s->n / 2 : s->n, kernels[p.kernel].n_tile);
+    p.n_tiles = count_n_tiles(&p, s);
     // Each group has at most one tile that is not full.
     p.m_tiles = s->m / kernels[p.kernel].m_tile + (n_groups < s->m ? n_groups : s->m);
     return p;

@@ -62,6 +62,14 @@ template <class T, class S, class C = linear_call, bool gated = false> struct ti
         return gated ? a.n / 2 : a.n;
     }
 
+    // Which row of w is row n of the tile; a.n where there is none.
+    __device__ __forceinline__ unsigned sum_of(unsigned n) const
+    {
+        bool up = gated && n >= outputs;
+        unsigned at = n0 + n - (up ? outputs : 0);
+        return at < columns() ? at + (up ? columns() : 0) : a.n;
+    }
+
     __device__ __forceinline__ uint64_t w_row(unsigned row) const
     {
         bool up = gated && row >= outputs;
@@ -170,8 +178,8 @@ template <class T, class S, class C = linear_call, bool gated = false> struct ti
             });
         } else {
             each([&](unsigned n, unsigned m, unsigned i, unsigned j, unsigned e) {
-                if (n0 + n < a.n && m0 + m < a.m)
-                    *linear_partial(a, segment, m0 + m, n0 + n) = c[i][j][e];
+                if (sum_of(n) < a.n && m0 + m < a.m)
+                    *linear_partial(a, segment, m0 + m, sum_of(n)) = c[i][j][e];
             });
         }
         clear(c);
@@ -229,27 +237,32 @@ template <class T, class S, class C = linear_call, bool gated = false> struct ti
 
     __device__ __forceinline__ void store_combined(unsigned of_first)
     {
-        for (unsigned i = threadIdx.x; i < S::bn * S::bm; i += S::threads) {
-            unsigned n = n0 + i % S::bn, m = m0 + i / S::bn;
-            if (n < a.n && m < a.m)
-                linear_store(a, m, n, linear_combine(a, of_first, m, n));
+        for (unsigned i = threadIdx.x; i < outputs * S::bm; i += S::threads) {
+            unsigned n = n0 + i % outputs, m = m0 + i / outputs;
+            if (n >= columns() || m >= a.m)
+                continue;
+            float sum = linear_combine(a, of_first, m, n);
+            if (gated)
+                linear_store_gated(a, m, n, sum, linear_combine(a, of_first, m, columns() + n));
+            else
+                linear_store(a, m, n, sum);
         }
     }
 
     __device__ __forceinline__ void leave_total()
     {
         each([&](unsigned n, unsigned m, unsigned i, unsigned j, unsigned e) {
-            if (n0 + n < a.n && m0 + m < a.m)
-                *linear_partial(a, 0, m0 + m, n0 + n) = total[i][j][e];
+            if (sum_of(n) < a.n && m0 + m < a.m)
+                *linear_partial(a, 0, m0 + m, sum_of(n)) = total[i][j][e];
         });
     }
 };
 
-template <class T, class S>
+template <class T, class S, bool gated>
 __global__ void __launch_bounds__(S::threads) tile_kernel(const __grid_constant__ linear_call a)
 {
     PHX_SHARED_DYNAMIC(unsigned char, memory);
-    tile_block<T, S> block(a, memory);
+    tile_block<T, S, linear_call, gated> block(a, memory);
     unsigned splits = gridDim.z;
     unsigned n_tile, m_tile;
     tile_of_block((a.n + S::bn - 1) / S::bn, n_tile, m_tile);
@@ -309,26 +322,30 @@ cudaError_t start_grouped(
                    : start_grouped<T, small, false>(a, g, p, d);
 }
 
-template <class T, class S>
+template <class T, class S, bool gated>
 cudaError_t start(const linear_call &a, const linear_plan &p, struct device *d)
 {
     constexpr int bytes = S::stages * S::stage_bytes;
-    cudaError_t e = device_allow_shared(d, tile_kernel<T, S>, bytes);
+    cudaError_t e = device_allow_shared(d, tile_kernel<T, S, gated>, bytes);
     if (e != cudaSuccess)
         return e;
     phx_launch_config l =
         device_launch_waiting(d, dim3(p.n_tiles * p.m_tiles, 1, p.splits), dim3(S::threads), bytes);
-    return phx_launch(l, tile_kernel<T, S>, a);
+    return phx_launch(l, tile_kernel<T, S, gated>, a);
+}
+
+template <class T> cudaError_t start(const linear_call &a, const linear_plan &p, struct device *d)
+{
+    if (p.kernel == LINEAR_TILE_128x128)
+        return a.gated ? start<T, large, true>(a, p, d) : start<T, large, false>(a, p, d);
+    return a.gated ? start<T, small, true>(a, p, d) : start<T, small, false>(a, p, d);
 }
 
 } // namespace
 
 cudaError_t linear_tile(const linear_call &a, const linear_plan &p, struct device *d)
 {
-    bool f16 = a.x_type == DTYPE_F16;
-    if (p.kernel == LINEAR_TILE_128x128)
-        return f16 ? start<phx_f16, large>(a, p, d) : start<phx_bf16, large>(a, p, d);
-    return f16 ? start<phx_f16, small>(a, p, d) : start<phx_bf16, small>(a, p, d);
+    return a.x_type == DTYPE_F16 ? start<phx_f16>(a, p, d) : start<phx_bf16>(a, p, d);
 }
 
 cudaError_t linear_tile_grouped(

@@ -257,6 +257,52 @@ void linear_add_is_the_two(void **)
     }
 }
 
+// Each reads at once what the one before it writes at last: here they may overlap, there not.
+void neighbours_may_overlap(void **)
+{
+    struct random r = {304};
+    for (unsigned round = 0; round < 12; round++) {
+        emu_seed(round);
+        sides s(types[round % 2]);
+        uint32_t rows = 1 + random_below(&r, 16), k = 8 * (1 + random_below(&r, 20));
+        uint32_t dim = 8 * (1 + random_below(&r, 12));
+        stream x(s, &r, rows, k, round);
+        both_weights in(s, draw(&r, 2 * dim * k, 0.2f, s.type), 2 * dim, k, s.type);
+        both_weights down(s, draw(&r, k * dim, 0.2f, s.type), k, dim, s.type);
+        on_device mlp(s, rows * dim * dtype_bytes(s.type)), out(s, rows * k * dtype_bytes(s.type));
+        struct linear_args l = {}, back = {};
+        l.n_rows = back.n_rows = rows;
+        l.x = x.normed.p;
+        l.x_stride = back.out_stride = k;
+        l.w = in.emu;
+        l.out_stride = 2 * dim;
+        back.x = mlp.p;
+        back.x_stride = dim;
+        back.w = down.emu;
+        back.out = out.p;
+        struct act_args act = {rows, dim, true, ACT_SILU, nullptr, mlp.p};
+        struct norm_args add = x.norm;
+        add.x = out.p;
+        add.x_scale = 1;
+        add.out = nullptr;
+        floats before = x.residual.read(x.norm.residual_type), result[2];
+        for (floats &f : result) {
+            on_device stream_of(s, before, x.norm.residual_type);
+            x.norm.residual = add.residual = stream_of.p;
+            for (unsigned i = 0; i < 3; i++) {
+                s.emu->norm_linear_act(s.emu_device, &x.norm, &l, &act);
+                if (&f == result)
+                    s.sync();
+                s.emu->linear_add(s.emu_device, &back, &add);
+                if (&f == result)
+                    s.sync();
+            }
+            f = stream_of.read(x.norm.residual_type);
+        }
+        assert_equal("residual", result[0], result[1]);
+    }
+}
+
 } // namespace
 
 int main()
@@ -265,6 +311,7 @@ int main()
         cmocka_unit_test(norm_linear_rope_is_the_three),
         cmocka_unit_test(norm_linear_act_is_the_three),
         cmocka_unit_test(linear_add_is_the_two),
+        cmocka_unit_test(neighbours_may_overlap),
     };
     return cmocka_run_group_tests(tests, nullptr, nullptr);
 }

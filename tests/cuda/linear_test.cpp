@@ -94,6 +94,8 @@ void activations_join(void **)
                     linear_case c(t, t, m, gated ? 42 : 21, k, ++seed);
                     c.check_act(gated, (enum act_kind)(seed % ACT_COUNT), seed);
                 }
+    linear_case large(DTYPE_BF16, DTYPE_BF16, 130, 2 * 131, 72, ++seed); // tiles of 128 x 128
+    large.check_act(true, ACT_SILU, seed);
 }
 
 } // namespace
