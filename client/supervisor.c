@@ -156,8 +156,10 @@ static void child_ended(
     bool needed = group && code != 0 && draining(s); // for what was accepted
     // It gave requests up, or was killed before they were done. SIGTERM kills it before it serves.
     bool killed = WIFSIGNALED(wait_status) && WTERMSIG(wait_status) != SIGTERM;
-    if (!group && s->stopping && (code > 0 || killed))
+    if (!group && s->stopping && (code > 0 || killed)) {
+        say_ended("coordinator", wait_status, true);
         s->failed = true;
+    }
     if ((s->stopping && !needed) || (!group && code == 0)) {
         c->finished = true;
         begin_stop(s, now);
