@@ -93,6 +93,21 @@ struct weight_source {
     struct weight_part part[KERNELS_WEIGHT_PARTS_MAX];
 };
 
+// Rows of a tensor whose numbers are drawn (base/draw.h), and where in it they begin.
+struct weight_draw_part {
+    uint64_t key; // of the tensor
+    uint32_t row_begin, column_begin, n_rows;
+    float center, spread;
+};
+
+// A weight [N, K] of drawn numbers: parts stacked along N.
+struct weight_draw_args {
+    enum dtype dtype;
+    uint32_t n, k;
+    uint32_t n_parts;
+    const struct weight_draw_part *part; // [n_parts], host memory
+};
+
 // ---- one step's rows ---------------------------------------------------------------------------
 
 // Rows of one sequence in this step. Rows are consecutive: first_row .. first_row + n_rows - 1 at
@@ -432,6 +447,10 @@ struct kernels {
     enum status (*weight_make)(struct device *d, const struct weight_source *source,
         struct weight **out, struct error *err);
     void (*weight_free)(struct device *d, struct weight *w);
+    // (optional) The same for numbers that are drawn where they will lie: weight_make would give
+    // the same bits from memory that random_weights_fill (model/) has filled.
+    enum status (*weight_draw)(
+        struct device *d, const struct weight_draw_args *a, struct weight **out, struct error *err);
     // Bytes of device memory that weight_make would take for it; 0 where it lies in the mapping.
     uint64_t (*weight_bytes)(const struct weight_source *source);
     // (optional) Where the elements of a dense weight [1, K] lie, in device memory, one behind the

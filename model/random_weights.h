@@ -17,6 +17,9 @@ struct random_weights_args {
     void *out;            // [n_rows, n_columns] of dtype
 };
 
+// What stands for a tensor's name in base/draw.h.
+uint64_t random_weights_key(uint64_t seed, const char *name);
+
 void random_weights_fill(const struct random_weights_args *a);
 
 #endif

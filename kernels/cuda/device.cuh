@@ -222,6 +222,8 @@ void cuda_copy_in(struct device *d, void *to_device, const void *from_host, uint
 void cuda_copy_out(struct device *d, void *to_host, const void *from_device, uint64_t bytes);
 enum status cuda_weight_make(
     struct device *d, const struct weight_source *source, struct weight **out, struct error *err);
+enum status cuda_weight_draw(
+    struct device *d, const struct weight_draw_args *a, struct weight **out, struct error *err);
 void cuda_weight_free(struct device *d, struct weight *w);
 uint64_t cuda_weight_bytes(const struct weight_source *source);
 const void *cuda_weight_data(const struct weight *w, enum dtype *dtype);

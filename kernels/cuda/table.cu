@@ -42,6 +42,7 @@ struct kernels fill()
     k.copy_in = cuda_copy_in;
     k.copy_out = cuda_copy_out;
     k.weight_make = cuda_weight_make;
+    k.weight_draw = cuda_weight_draw;
     k.weight_free = cuda_weight_free;
     k.weight_bytes = cuda_weight_bytes;
     k.weight_data = cuda_weight_data;

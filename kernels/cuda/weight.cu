@@ -1,6 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
-// Weights on the device: packed rows, copied from the mapped file through pinned memory.
+// Weights on the device: packed rows, copied from the mapped file through pinned memory, or drawn
+// where they lie.
+#include "base/draw.h"
 #include "kernels/cuda/device.cuh"
+#include "kernels/cuda/types.cuh"
 
 #include <stdlib.h>
 #include <string.h>
@@ -14,11 +17,11 @@ bool dense(const struct weight_source *s)
            (s->dtype == DTYPE_F32 || s->dtype == DTYPE_F16 || s->dtype == DTYPE_BF16);
 }
 
-// Elements between rows: they begin at multiples of 16 bytes. A single row is as it is.
-uint32_t stride_of(const struct weight_source *s)
+// Elements between rows: they begin at multiples of 16 bytes.
+uint32_t stride_of(enum dtype dtype, uint32_t k)
 {
-    uint32_t each = 16 / dtype_bytes(s->dtype);
-    return (s->k + each - 1) / each * each;
+    uint32_t each = 16 / dtype_bytes(dtype);
+    return (k + each - 1) / each * each;
 }
 
 enum status check_source(const struct weight_source *s, struct error *err)
@@ -72,43 +75,108 @@ void send_part(
     }
 }
 
-} // namespace
-
-uint64_t cuda_weight_bytes(const struct weight_source *s)
+// A handle with memory of zeros.
+enum status take_weight(struct device *d, enum dtype dtype, uint32_t n, uint32_t k,
+    struct weight **out, struct error *err)
 {
-    return dense(s) ? (uint64_t)s->n * stride_of(s) * dtype_bytes(s->dtype) : 0;
-}
-
-enum status cuda_weight_make(
-    struct device *d, const struct weight_source *source, struct weight **out, struct error *err)
-{
-    TRY(check_source(source, err));
     struct weight *w = (struct weight *)calloc(1, sizeof *w);
     if (w == NULL)
         return status_fail(err, STATUS_NO_MEMORY, "no memory for the handle of a weight");
-    w->dtype = source->dtype;
-    w->n = source->n;
-    w->k = source->k;
-    w->stride = stride_of(source);
-    w->bytes = cuda_weight_bytes(source);
+    w->dtype = dtype;
+    w->n = n;
+    w->k = k;
+    w->stride = stride_of(dtype, k);
+    w->bytes = (uint64_t)n * w->stride * dtype_bytes(dtype);
     w->data = cuda_mem_take(d, w->bytes);
     if (w->data == NULL) {
+        status_fail(err, STATUS_NO_MEMORY, "no device memory for a weight of %u x %u (%llu bytes)",
+            n, k, (unsigned long long)w->bytes);
         free(w);
-        return status_fail(err, STATUS_NO_MEMORY,
-            "no device memory for a weight of %u x %u (%llu bytes)", source->n, source->k,
-            (unsigned long long)cuda_weight_bytes(source));
+        return STATUS_NO_MEMORY;
     }
-    uint8_t *to = (uint8_t *)w->data;
-    for (uint32_t i = 0; i < source->n_parts; i++) {
-        send_part(d, w, &source->part[i], to);
-        to += (size_t)source->part[i].n_rows * w->stride * dtype_bytes(w->dtype);
-    }
+    *out = w;
+    return STATUS_OK;
+}
+
+enum status keep_weight(struct device *d, struct weight *w, struct weight **out, struct error *err)
+{
     if (d->failed != STATUS_OK) {
         cuda_weight_free(d, w);
         return status_fail(err, d->failed, "%s", d->error.text);
     }
     *out = w;
     return STATUS_OK;
+}
+
+constexpr unsigned draw_threads = 256, draw_blocks_max = 8192;
+
+// A block draws row after row; the columns behind K stay zeros.
+template <class T>
+__global__ void __launch_bounds__(draw_threads)
+    draw_kernel(T *out, uint32_t k, uint32_t stride, weight_draw_part part)
+{
+    float step = part.spread * 0x1p-31f;
+    for (uint32_t r = blockIdx.x; r < part.n_rows; r += gridDim.x) {
+        uint64_t row = draw_row(part.key, part.row_begin + r);
+        T *to = out + (uint64_t)r * stride;
+        for (uint32_t c = threadIdx.x; c < k; c += draw_threads)
+            to[c] = phx_round<T>(draw_element(row, part.column_begin + c, part.center, step));
+    }
+}
+
+template <class T> void draw_all(struct device *d, struct weight *w, const weight_draw_args *a)
+{
+    T *to = static_cast<T *>(w->data);
+    for (uint32_t i = 0; i < a->n_parts; i++) {
+        const weight_draw_part &part = a->part[i];
+        unsigned blocks = part.n_rows < draw_blocks_max ? part.n_rows : draw_blocks_max;
+        if (blocks > 0)
+            device_keep(d,
+                phx_launch(device_launch(d, blocks, draw_threads), draw_kernel<T>, to, w->k,
+                    w->stride, part),
+                "drawing a weight");
+        to += (size_t)part.n_rows * w->stride;
+    }
+}
+
+} // namespace
+
+uint64_t cuda_weight_bytes(const struct weight_source *s)
+{
+    return dense(s) ? (uint64_t)s->n * stride_of(s->dtype, s->k) * dtype_bytes(s->dtype) : 0;
+}
+
+enum status cuda_weight_make(
+    struct device *d, const struct weight_source *source, struct weight **out, struct error *err)
+{
+    struct weight *w;
+    TRY(check_source(source, err));
+    TRY(take_weight(d, source->dtype, source->n, source->k, &w, err));
+    uint8_t *to = (uint8_t *)w->data;
+    for (uint32_t i = 0; i < source->n_parts; i++) {
+        send_part(d, w, &source->part[i], to);
+        to += (size_t)source->part[i].n_rows * w->stride * dtype_bytes(w->dtype);
+    }
+    return keep_weight(d, w, out, err);
+}
+
+enum status cuda_weight_draw(
+    struct device *d, const struct weight_draw_args *a, struct weight **out, struct error *err)
+{
+    struct weight *w;
+    uint64_t rows = 0;
+    for (uint32_t i = 0; i < a->n_parts; i++)
+        rows += a->part[i].n_rows;
+    check(a->n >= 1 && a->k >= 1 && rows == a->n);
+    check(a->dtype == DTYPE_F32 || a->dtype == DTYPE_F16 || a->dtype == DTYPE_BF16);
+    TRY(take_weight(d, a->dtype, a->n, a->k, &w, err));
+    if (a->dtype == DTYPE_F32)
+        draw_all<float>(d, w, a);
+    else if (a->dtype == DTYPE_F16)
+        draw_all<phx_f16>(d, w, a);
+    else
+        draw_all<phx_bf16>(d, w, a);
+    return keep_weight(d, w, out, err);
 }
 
 void cuda_weight_free(struct device *d, struct weight *w)
