@@ -197,7 +197,10 @@ static enum status choose_model(struct serve *s, struct config_list *words, stru
     if (!o->model)
         return status_fail(err, STATUS_INVALID, "--model is missing, expected a model directory");
     struct stat st;
-    if (stat(o->model, &st) != 0 || !S_ISDIR(st.st_mode))
+    bool there = stat(o->model, &st) == 0;
+    if (there && S_ISREG(st.st_mode) && o->random_weights)
+        return STATUS_OK;
+    if (!there || !S_ISDIR(st.st_mode))
         return status_fail(err, STATUS_NOT_FOUND,
             "%.200s is not a directory, expected one with config.json and safetensors files",
             o->model);

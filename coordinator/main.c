@@ -111,7 +111,9 @@ static enum status add_model(struct shell *s, struct error *err)
     m->vocab_size = config.vocab_size;
     m->context_tokens = o->max_model_len ? (uint32_t)o->max_model_len : config.max_position;
     m->degree = (uint32_t)o->tensor_parallel_degree;
-    if (!o->skip_tokenizer)
+    struct stat st; // of a shape there are only ids
+    bool shape = stat(o->model, &st) == 0 && S_ISREG(st.st_mode);
+    if (!o->skip_tokenizer && !shape)
         TRY(load_tokenizer(o, &m->tokenizer, err));
     if (m->tokenizer)
         TRY(template_set_load(o->model, &m->templates, err));

@@ -418,6 +418,24 @@ struct keep_args {
     uint32_t *kept; // device memory
 };
 
+// ---- memory that ops take by themselves --------------------------------------------------------
+
+// The largest step, and what it computes with.
+struct mem_needs_args {
+    uint32_t n_rows, n_seqs, n_tables; // table entries of all sequences
+    uint32_t head_dim;
+    uint32_t k_max;                        // of all products
+    uint32_t n_act;                        // rows of the widest weight of linear_act, 0: none
+    uint32_t n_used;                       // experts of a row; 0: there are none
+    uint32_t n_slots, vocab_size, ids_max; // of sampler_open
+    uint32_t n_ops;                        // of a step that is recorded; 0: none is
+};
+
+// Upper bounds, in bytes of device memory.
+struct mem_needs {
+    uint64_t workspace, batch, samplers, graphs;
+};
+
 // ---- the table ---------------------------------------------------------------------------------
 
 struct kernels {
@@ -435,6 +453,8 @@ struct kernels {
 
     // (where device_memory) What of the device's own memory is free, and all of it.
     void (*mem_info)(struct device *d, uint64_t *free_bytes, uint64_t *total_bytes);
+    // (optional) What ops will take of it beside what callers take: not before they run.
+    void (*mem_needs)(struct device *d, const struct mem_needs_args *a, struct mem_needs *out);
     // Zeroed device memory, aligned to 256 bytes; NULL when there is none. Freed by mem_give.
     // copy_in has read its source when it returns; what copy_out writes is valid after device_sync.
     void *(*mem_take)(struct device *d, uint64_t bytes);
@@ -522,6 +542,8 @@ struct kernels {
     // device is, and the plugin's struct coll_plugin (collectives/cuda/plugin.h).
     void *(*device_stream)(struct device *d);
     void (*device_place)(const struct device *d, int *index, uint32_t *capability);
+    // (where device_memory) Equal for ranks that share one device and its memory.
+    void (*device_uuid)(const struct device *d, uint8_t uuid[16]);
     const void *collectives;
 };
 

@@ -11,12 +11,13 @@
 #include "kernels/kernels.h"
 
 enum {
-    PLUGIN_VERSION = 1, // of everything that a plugin and a program have in common
+    PLUGIN_VERSION = 2, // of everything that a plugin and a program have in common
     PLUGIN_DEVICES_MAX = 64,
 };
 
 struct plugin_device {
     char name[128];
+    uint8_t uuid[16];
     uint32_t cc_major, cc_minor;
     uint32_t n_sms;
     uint64_t memory_bytes, free_bytes;

@@ -7,6 +7,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 
 static const struct arch_row rows[] = {
 #define X(type, class, ...) {.model_type = type, .architecture = class, __VA_ARGS__},
@@ -379,17 +380,27 @@ enum status arch_parse(const char *config_text, size_t config_bytes, const char 
     return s;
 }
 
+bool arch_config_path(char path[TEXT_FILE_PATH_BYTES], const char *model)
+{
+    struct stat st;
+    if (stat(model, &st) != 0 || !S_ISREG(st.st_mode))
+        return text_file_path(path, model, "config.json");
+    int n = snprintf(path, TEXT_FILE_PATH_BYTES, "%s", model);
+    return n >= 0 && n < TEXT_FILE_PATH_BYTES;
+}
+
 enum status arch_read(const char *dir, struct model_config *out,
     struct generation_defaults *generation, struct error *err)
 {
     char path[TEXT_FILE_PATH_BYTES], second[TEXT_FILE_PATH_BYTES];
     char *config = NULL, *more = NULL;
     size_t config_bytes = 0, more_bytes = 0;
-    if (!text_file_path(path, dir, "config.json") ||
-        !text_file_path(second, dir, "generation_config.json"))
+    if (!arch_config_path(path, dir) || !text_file_path(second, dir, "generation_config.json"))
         return status_fail(err, STATUS_TOO_LARGE, "the path %s is too long", dir);
     TRY(text_file_read(path, ARCH_JSON_BYTES_MAX, &config, &config_bytes, err));
-    enum status s = text_file_read(second, ARCH_JSON_BYTES_MAX, &more, &more_bytes, err);
+    enum status s = strcmp(path, dir) == 0
+                        ? STATUS_NOT_FOUND
+                        : text_file_read(second, ARCH_JSON_BYTES_MAX, &more, &more_bytes, err);
     if (s == STATUS_OK || s == STATUS_NOT_FOUND)
         s = arch_parse(config, config_bytes, more, more_bytes, out, generation, err);
     free(config);

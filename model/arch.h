@@ -9,6 +9,7 @@
 #define PHALANX_MODEL_ARCH_H
 
 #include "model/model_config.h"
+#include "model/text_file.h"
 
 #include <stddef.h>
 
@@ -26,8 +27,13 @@ struct generation_defaults {
     uint32_t max_new_tokens;  // 0: not given
 };
 
-// Reads config.json and, if there is one, generation_config.json of a model directory. The end
-// ids of both files are united. rope_prepare() has yet to be called. `generation` may be NULL.
+// The path of a model's config.json: in its directory, or `model` itself where that is a file,
+// which is a shape for random weights. False where the path is too long.
+bool arch_config_path(char path[TEXT_FILE_PATH_BYTES], const char *model);
+
+// Reads config.json and, if there is one, generation_config.json of a model directory; of a shape,
+// the one file. The end ids of both files are united. rope_prepare() has yet to be called.
+// `generation` may be NULL.
 enum status arch_read(const char *dir, struct model_config *out,
     struct generation_defaults *generation, struct error *err);
 

@@ -114,6 +114,7 @@ static enum status build(struct weights_plan_builder *b)
 {
     struct weights_plan *p = b->plan;
     b->offset = 0;
+    b->n_draws = 0;
     memset(p->slot, 0, sizeof p->slot);
     memset(p->layer, 0, p->n_layers * sizeof *p->layer);
     if (p->n_local_experts)
@@ -159,9 +160,14 @@ static enum status make_owned(struct weights_plan_builder *b)
     if (m == MAP_FAILED)
         return status_fail(b->err, STATUS_NO_MEMORY, "no memory for %llu bytes of weights",
             (unsigned long long)b->offset);
-    madvise(m, b->offset, MADV_HUGEPAGE);
     p->owned = m;
     p->owned_bytes = b->offset;
+    if (!b->drawn)
+        madvise(m, b->offset, MADV_HUGEPAGE);
+    p->n_draws = b->n_draws;
+    p->draw = calloc(p->n_draws + (size_t)1, sizeof *p->draw);
+    if (!p->draw)
+        return status_fail(b->err, STATUS_NO_MEMORY, "no memory to plan the weights");
     b->owned = m;
     return build(b);
 }
@@ -231,6 +237,27 @@ enum status weights_plan_random(const struct model_config *m, const struct shard
     return open_plan(&b, out);
 }
 
+enum status weights_plan_drawn(const struct model_config *m, const struct shard *s, uint64_t seed,
+    struct weights_plan *out, struct error *err)
+{
+    struct weights_plan_builder b = {
+        .m = m, .s = s, .source = WEIGHTS_PLAN_RANDOM, .seed = seed, .drawn = true, .err = err};
+    return open_plan(&b, out);
+}
+
+uint32_t weights_plan_first_draw(const struct weights_plan *p, const void *data)
+{
+    uint32_t low = 0, high = p->n_draws;
+    while (low < high) {
+        uint32_t middle = low + (high - low) / 2;
+        if ((uintptr_t)p->draw[middle].data < (uintptr_t)data)
+            low = middle + 1;
+        else
+            high = middle;
+    }
+    return low < p->n_draws && p->draw[low].data == data ? low : p->n_draws;
+}
+
 enum status weights_plan_shapes(const struct model_config *m, const struct shard *s,
     struct weights_plan *out, struct error *err)
 {
@@ -244,5 +271,6 @@ void weights_plan_close(struct weights_plan *p)
         munmap(p->owned, p->owned_bytes);
     free(p->layer);
     free(p->experts);
+    free(p->draw);
     memset(p, 0, sizeof *p);
 }

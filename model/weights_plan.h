@@ -63,6 +63,15 @@ struct weights_plan_layer {
     struct weights_plan_expert *expert;
 };
 
+// Rows of a matrix that nobody has made yet: what random_weights_fill would put at `data`.
+struct weights_plan_draw {
+    const void *data;
+    uint64_t key; // random_weights_key of the tensor
+    uint32_t row_begin, n_rows;
+    uint32_t column_begin, n_columns;
+    float center, spread;
+};
+
 struct weights_plan {
     struct shard shard;
     struct weight_slice slot[MODEL_SLOT_COUNT]; // empty where another pipeline stage has it
@@ -73,6 +82,9 @@ struct weights_plan {
     uint64_t bytes;                             // of all slices; a tied head counts once
     void *owned;                                // what was copied, random weights
     uint64_t owned_bytes;
+    // Of weights_plan_drawn, in the order of `data`, which is a place without bytes.
+    struct weights_plan_draw *draw; // [n_draws]
+    uint32_t n_draws;
 };
 
 // Plans from an open directory, which must outlive the plan. Every tensor of the model is checked,
@@ -86,6 +98,14 @@ enum status weights_plan_open(const struct model_config *m, const struct shard *
 // same at every degree.
 enum status weights_plan_random(const struct model_config *m, const struct shard *s, uint64_t seed,
     struct weights_plan *out, struct error *err);
+
+// The same, but matrices are left to whoever computes with them: each part of their slices is the
+// rows of one or more draws, from weights_plan_first_draw on. Vectors are made. Takes hardly any
+// memory, so that a device can draw what would not fit into the host's.
+enum status weights_plan_drawn(const struct model_config *m, const struct shard *s, uint64_t seed,
+    struct weights_plan *out, struct error *err);
+// The draw whose rows begin at `data`; n_draws where that has been made.
+uint32_t weights_plan_first_draw(const struct weights_plan *p, const void *data);
 
 // Plans shapes only (data is NULL), from the config alone.
 enum status weights_plan_shapes(const struct model_config *m, const struct shard *s,

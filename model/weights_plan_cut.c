@@ -27,8 +27,8 @@ static uint64_t block_bytes(const struct weights_plan_tensor *t, struct block x)
     return (uint64_t)x.rows.count * x.columns.count * dtype_bytes(t->dtype);
 }
 
-static void make_random(const struct weights_plan_builder *b, const struct weights_plan_tensor *t,
-    struct block x, uint8_t *out)
+static struct random_weights_args random_block(const struct weights_plan_builder *b,
+    const struct weights_plan_tensor *t, struct block x, uint8_t *out)
 {
     struct random_weights_args a = {
         .seed = b->seed,
@@ -46,17 +46,41 @@ static void make_random(const struct weights_plan_builder *b, const struct weigh
         a.center = bias ? 0.0f : 1.0f - b->m->norm_weight_offset;
         a.spread = bias ? 0.02f : 0.1f;
     }
-    random_weights_fill(&a);
+    return a;
 }
 
-static void fill(const struct weights_plan_builder *b, const struct weights_plan_tensor *t,
+// Vectors are small and looked at by the host; so is a head that has to be normalised.
+static bool is_left_to_draw(
+    const struct weights_plan_builder *b, const struct weights_plan_tensor *t)
+{
+    bool of_model =
+        t->row >= tensor_map_model && t->row < tensor_map_model + tensor_map_model_count;
+    return b->drawn && t->row->rows != TENSOR_DIM_ONE && !(b->m->head_normalised && of_model);
+}
+
+static void keep_draw(struct weights_plan_builder *b, const struct random_weights_args *a)
+{
+    if (b->plan->draw)
+        b->plan->draw[b->n_draws] = (struct weights_plan_draw){.data = a->out,
+            .key = random_weights_key(a->seed, a->name),
+            .row_begin = a->row_begin,
+            .n_rows = a->n_rows,
+            .column_begin = a->column_begin,
+            .n_columns = a->n_columns,
+            .center = a->center,
+            .spread = a->spread};
+    b->n_draws++;
+}
+
+static void fill(struct weights_plan_builder *b, const struct weights_plan_tensor *t,
     struct block x, uint8_t *out)
 {
-    if (!out || b->source == WEIGHTS_PLAN_SHAPES)
-        return;
-    if (b->source == WEIGHTS_PLAN_RANDOM)
-        make_random(b, t, x, out);
-    else
+    struct random_weights_args random = random_block(b, t, x, out);
+    if (is_left_to_draw(b, t))
+        keep_draw(b, &random);
+    else if (out && b->source == WEIGHTS_PLAN_RANDOM)
+        random_weights_fill(&random);
+    else if (out && b->source == WEIGHTS_PLAN_FILES)
         weights_copy_block(
             &(struct weights_copy_source){t->data, t->dtype, t->rows, t->columns, t->row->turned},
             x.rows, x.columns, out);

@@ -16,12 +16,14 @@ struct weights_plan_builder {
     const struct safetensors *files; // WEIGHTS_PLAN_FILES
     enum weights_plan_source source;
     uint64_t seed;  // WEIGHTS_PLAN_RANDOM
+    bool drawn;     // matrices are not made, but become draws of the plan
     bool *used;     // [tensors of files], WEIGHTS_PLAN_FILES
     bool untied;    // the files have a head of their own, whatever the config says
     size_t skipped; // first bytes of names that begin with `prefix`, which the files leave out
     char prefix[TENSOR_MAP_NAME_BYTES];
-    uint8_t *owned;  // NULL while counting
-    uint64_t offset; // bytes taken of it so far
+    uint8_t *owned;   // NULL while counting
+    uint64_t offset;  // bytes taken of it so far
+    uint32_t n_draws; // so far
     struct weights_plan *plan;
     struct error *err;
 };

@@ -84,11 +84,18 @@ enum status kv_cache_size(const struct bill_kv *bill, const struct kv_cache_wish
     if (len == 0 || len > fits) {
         char have[32], need[32];
         uint32_t one = w->max_model_len ? w->max_model_len : bill->block_tokens;
+        uint64_t needed = bill_kv_sequence(bill, one);
+        bill_text(budget, have, sizeof have);
+        bill_text(needed, need, sizeof need);
+        if (fits == 0)
+            return status_fail(err, STATUS_NO_MEMORY,
+                "a KV cache of %s per rank cannot hold one sequence of %u tokens, which needs %s: "
+                "%llu bytes are missing; give a larger --kv-cache-memory",
+                have, one, need, (unsigned long long)(needed - budget));
         return status_fail(err, STATUS_NO_MEMORY,
-            "a KV cache of %s per rank cannot hold one sequence of %u tokens, which needs %s; give "
-            "a larger --kv-cache-memory or a smaller --max-model-len",
-            bill_text(budget, have, sizeof have), one,
-            bill_text(bill_kv_sequence(bill, one), need, sizeof need));
+            "a KV cache of %s per rank cannot hold one sequence of %u tokens, which needs %s: %llu "
+            "bytes are missing; --max-model-len %llu would fit, or give a larger --kv-cache-memory",
+            have, one, need, (unsigned long long)(needed - budget), (unsigned long long)fits);
     }
     *n_blocks = (uint32_t)blocks;
     *model_len = (uint32_t)len;

@@ -99,6 +99,8 @@ static enum status run(
     if (s == STATUS_OK) {
         *ready = true;
         log_info("ready after %.0f ms", (double)(clock_now_us() - begin_us) / 1e3);
+        if (b->rank == 0 && rank_info(r)->memory[0])
+            fprintf(stderr, "%s\n%s\n", rank_info(r)->device, rank_info(r)->memory);
         s = b->rank == 0 ? lead(u, r, err) : rank_follow(r, err);
     }
     // A group that could not start gives its model up; one that served is started again.

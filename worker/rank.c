@@ -16,7 +16,6 @@ enum {
     DEFAULT_SEQS = 256,
     DEFAULT_BATCHED_TOKENS = 512,
     DEFAULT_BLOCK_TOKENS = 16,
-    HEAP_SLACK_BYTES = 1 << 16,
     RING_BYTES = 2 * LIMIT_PLAN_BYTES,
 };
 _Static_assert((RING_BYTES & (RING_BYTES - 1)) == 0, "a power of two");
@@ -140,7 +139,7 @@ static enum status hash_model(struct rank *r, struct error *err)
     char path[TEXT_FILE_PATH_BYTES];
     char *text = NULL;
     size_t n = 0;
-    if (!text_file_path(path, r->options.model_dir, "config.json"))
+    if (!arch_config_path(path, r->options.model_dir))
         return status_fail(err, STATUS_INVALID, "the path of the model directory is too long");
     TRY(text_file_read(path, ARCH_JSON_BYTES_MAX, &text, &n, err));
     struct hash128 h = hash_128((struct hash_key){r->options.seed, 0}, text, n);
@@ -240,6 +239,8 @@ static enum status load(struct rank *r, const struct weights_progress *progress,
     TRY(rope_prepare(&r->model, r->info.limits.context_tokens, err));
     if (r->files)
         TRY(weights_plan_open(&r->model, &r->shard, r->files, &r->plan, err));
+    else if (r->kernels->weight_draw)
+        TRY(weights_plan_drawn(&r->model, &r->shard, r->options.seed, &r->plan, err));
     else
         TRY(weights_plan_random(&r->model, &r->shard, r->options.seed, &r->plan, err));
     r->info.weight_bytes = r->plan.bytes;
@@ -272,8 +273,7 @@ static enum status open_group(struct rank *r, struct error *err)
         return STATUS_OK;
     TRY(agree(r, open_coll_device(r, err), err));
     struct coll_args args = {.backend = "auto",
-        .heap_bytes = forward_heap_bytes(&r->model, &r->shard, r->options.max_num_batched_tokens) +
-                      sampler_heap_bytes(&r->model, &r->shard) + HEAP_SLACK_BYTES,
+        .heap_bytes = rank_memory_heap_bytes(r),
         .device = r->group_on_device ? &r->coll_device : NULL,
         .timeout_ms = r->options.collective_timeout_ms,
         .spin = r->info.spin};
@@ -303,6 +303,7 @@ static enum status open_work(struct rank *r, struct error *err)
     TRY(kv_cache_open(
         r->kernels, r->device, &r->model, &r->shard, &r->bill, r->n_blocks, &r->kv, err));
     r->info.kv_bytes = r->kv.bytes;
+    rank_memory_print(r, r->info.memory, sizeof r->info.memory);
     struct forward_args forward = {.kernels = r->kernels,
         .device = r->device,
         .group = r->group,
@@ -347,6 +348,8 @@ static enum status bring_up(
     TRY(agree(r, s, err));
     TRY(exchange_hello(r, err));
     TRY(agree(r, open_device(r, err), err));
+    TRY(agree(r, rank_memory_measure(r, err), err));
+    TRY(rank_memory_exchange(r, err));
     TRY(agree(r, rank_memory_size(r, err), err));
     TRY(share_size(r, err));
     TRY(agree(r, load(r, progress, err), err));

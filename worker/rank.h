@@ -56,6 +56,7 @@ struct rank_info {
     enum dtype kv_dtype;
     uint8_t config_hash[16]; // of config.json and the tensors' names, types and shapes
     char device[128];
+    char memory[512];         // the bill of a device's memory, for people; empty on CPUs
     uint32_t plans_in_flight; // that the group gains from having at once
     bool spin;                // every thread of the host's ranks has a core
     struct host_info host[COLL_RANKS_MAX];

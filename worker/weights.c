@@ -19,6 +19,7 @@ enum {
 
 struct loading {
     struct weights *weights;
+    const struct weights_plan *plan;
     const struct weights_progress *progress;
     uint64_t done, total, reported_us;
     uint32_t n_local_experts;
@@ -80,11 +81,50 @@ static struct weight_source source_of(const struct weight_slice *slice)
     return s;
 }
 
+// The draws of a slice, whose parts are all drawn or all there; `part` may be NULL, to count them.
+static uint32_t collect_draws(const struct weights_plan *plan, const struct weight_slice *slice,
+    struct weight_draw_part *part)
+{
+    uint32_t n = 0;
+    for (uint32_t i = 0; i < slice->n_parts; i++) {
+        uint32_t at = weights_plan_first_draw(plan, slice->part[i].data);
+        for (uint32_t rows = 0; at < plan->n_draws && rows < slice->part[i].n_rows; at++, n++) {
+            const struct weights_plan_draw *d = &plan->draw[at];
+            check(d->n_columns == slice->k);
+            if (part)
+                part[n] = (struct weight_draw_part){
+                    d->key, d->row_begin, d->column_begin, d->n_rows, d->center, d->spread};
+            rows += d->n_rows;
+        }
+    }
+    return n;
+}
+
+static enum status bind_drawn(struct loading *l, const struct weight_slice *slice, uint32_t n_draws,
+    struct weight **out, struct error *err)
+{
+    const struct kernels *k = l->weights->kernels;
+    struct weight_draw_part *part = calloc(n_draws, sizeof *part);
+    if (!part)
+        return status_fail(err, STATUS_NO_MEMORY, "no memory to draw a weight");
+    collect_draws(l->plan, slice, part);
+    struct weight_draw_args a = {
+        .dtype = slice->dtype, .n = slice->n, .k = slice->k, .n_parts = n_draws, .part = part};
+    enum status s = k->weight_draw(l->weights->device, &a, out, err);
+    free(part);
+    l->done += (uint64_t)slice->n * slice->k * dtype_bytes(slice->dtype);
+    report(l, false);
+    return s;
+}
+
 static enum status bind(
     struct loading *l, const struct weight_slice *slice, struct weight **out, struct error *err)
 {
     if (slice->n_parts == 0)
         return STATUS_OK;
+    uint32_t n_draws = collect_draws(l->plan, slice, NULL);
+    if (n_draws)
+        return bind_drawn(l, slice, n_draws, out, err);
     struct weight_source source = source_of(slice);
     for (uint32_t i = 0; i < slice->n_parts; i++)
         prefetch_part(l, &slice->part[i], (uint64_t)slice->k * dtype_bytes(slice->dtype));
@@ -193,6 +233,9 @@ uint64_t weights_bytes(
         const struct weights_plan_layer *layer = &plan->layer[k];
         for (int i = 0; i < LAYER_SLOT_COUNT; i++)
             n += slice_device_bytes(kernels, &layer->slot[i]);
+        // What bind_f32 makes of them.
+        n += layer->slot[LAYER_SLOT_O_BIAS].k * sizeof(float);
+        n += layer->slot[LAYER_SLOT_MLP_OUT_BIAS].k * sizeof(float);
         for (uint32_t e = 0; layer->expert && e < plan->n_local_experts; e++)
             for (int i = 0; i < EXPERT_SLOT_COUNT; i++)
                 n += slice_device_bytes(kernels, &layer->expert[e].slot[i]);
@@ -211,10 +254,13 @@ enum status weights_open(const struct kernels *kernels, struct device *device,
         return status_fail(err, STATUS_NO_MEMORY, "no memory for %u layers", plan->n_layers);
     uint64_t begin_us = clock_now_us();
     struct loading l = {.weights = &w,
+        .plan = plan,
         .progress = progress,
         .total = plan->bytes,
         .n_local_experts = plan->n_local_experts};
     enum status s = bind_all(&l, plan, err);
+    if (s == STATUS_OK && plan->n_draws)
+        s = kernels->device_sync(device, err);
     if (s != STATUS_OK) {
         weights_close(&w);
         return s;

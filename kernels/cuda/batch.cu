@@ -17,6 +17,23 @@ static size_t batch_head_bytes(const struct device *d)
            4 * (size_t)d->rows_max * sizeof(uint32_t);
 }
 
+static uint32_t power_above(uint32_t n, uint32_t least)
+{
+    uint32_t p = least;
+    while (p < n)
+        p *= 2;
+    return p;
+}
+
+// Rooms are powers of two, and the old one is given back before the new one is taken.
+uint64_t device_batch_bytes(uint32_t n_rows, uint32_t n_seqs, uint32_t n_tables)
+{
+    struct device d = {};
+    d.rows_max = power_above(n_rows, 64);
+    d.seqs_max = power_above(n_seqs, 16);
+    return batch_head_bytes(&d) + (uint64_t)power_above(n_tables, 1024) * sizeof(uint32_t);
+}
+
 static batch_layout batch_lay(const struct device *d, uint8_t *base)
 {
     batch_layout l;
@@ -28,14 +45,6 @@ static batch_layout batch_lay(const struct device *d, uint8_t *base)
     l.logit_rows = l.row_seq + d->rows_max;
     l.blocks = l.logit_rows + d->rows_max;
     return l;
-}
-
-static uint32_t power_above(uint32_t n, uint32_t least)
-{
-    uint32_t p = least;
-    while (p < n)
-        p *= 2;
-    return p;
 }
 
 static uint32_t tables_of(const struct batch *b)

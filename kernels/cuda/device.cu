@@ -207,18 +207,17 @@ void *device_upload(struct device *d, const void *host, size_t bytes)
 
 static enum status choose(struct device *d, uint32_t index, struct error *err)
 {
-    struct plugin_device all[PLUGIN_DEVICES_MAX];
-    uint32_t n;
-    TRY(device_list(all, &n, err));
-    index %= n;
+    struct plugin_device p;
+    TRY(device_one(&index, &p, err));
     d->index = (int)index;
-    d->n_sms = all[index].n_sms;
-    d->cc = 10 * all[index].cc_major + all[index].cc_minor;
-    memcpy(d->name, all[index].name, sizeof d->name);
+    d->n_sms = p.n_sms;
+    d->cc = 10 * p.cc_major + p.cc_minor;
+    memcpy(d->name, p.name, sizeof d->name);
+    memcpy(d->uuid, p.uuid, sizeof d->uuid);
     if (d->cc < 80)
         return status_fail(err, STATUS_UNSUPPORTED,
             "device %u (%s) has compute capability %u.%u; expected 8.0 or more", index, d->name,
-            all[index].cc_major, all[index].cc_minor);
+            p.cc_major, p.cc_minor);
     return STATUS_OK;
 }
 
@@ -308,6 +307,11 @@ void cuda_device_place(const struct device *d, int *index, uint32_t *capability)
 {
     *index = d->index;
     *capability = d->cc;
+}
+
+void cuda_device_uuid(const struct device *d, uint8_t uuid[16])
+{
+    memcpy(uuid, d->uuid, sizeof d->uuid);
 }
 
 phx_launch_config device_launch(const struct device *d, dim3 grid, dim3 block, size_t dynamic_bytes)

@@ -81,6 +81,7 @@ struct device {
     int index;
     uint32_t n_sms, cc; // cc: 10 * major + minor; 80 where it is emulated
     char name[128];
+    uint8_t uuid[16];
     enum dtype activation;
     enum determinism determinism;
     bool overlaps;           // kernels that wait may begin before the one before them has ended
@@ -179,6 +180,14 @@ uint32_t *device_tickets(struct device *d);
 // As mem_take, not zeroed, and a failure is kept.
 void *device_take(struct device *d, size_t bytes);
 
+// ---- what ops take by themselves: bounds for cuda_mem_needs
+// ---------------------------------------
+
+uint64_t device_batch_bytes(uint32_t n_rows, uint32_t n_seqs, uint32_t n_tables); // batch.cu
+uint64_t device_samplers_bytes(uint32_t n_slots, uint32_t vocab_size, uint32_t ids_max);
+uint64_t device_experts_bytes(const struct device *d, const struct mem_needs_args *a);
+uint64_t device_attention_bytes(const struct device *d, const struct mem_needs_args *a);
+
 // Blocks for `n` threads, at least 1 and at most what a grid's x may be.
 inline unsigned device_grid(uint64_t n, unsigned block)
 {
@@ -190,10 +199,14 @@ inline unsigned device_grid(uint64_t n, unsigned block)
 void device_bound_batch(struct device *d, const struct batch *b);
 void device_graphs_close(struct device *d);
 void device_constants_close(struct device *d);
+uint32_t device_graphs_max(); // that are kept
 
 // ---- for the files of the device itself
 // ----------------------------------------------------------
 
+// The device of this number, modulo how many there are, but for its free memory: nothing of it is
+// taken by the question.
+enum status device_one(uint32_t *index, struct plugin_device *out, struct error *err);
 // struct plugin.devices.
 enum status device_list(
     struct plugin_device out[PLUGIN_DEVICES_MAX], uint32_t *n, struct error *err);
@@ -215,6 +228,8 @@ void cuda_device_describe(const struct device *d, char *text, size_t n);
 enum status cuda_device_sync(struct device *d, struct error *err);
 void *cuda_device_stream(struct device *d);
 void cuda_device_place(const struct device *d, int *index, uint32_t *capability);
+void cuda_device_uuid(const struct device *d, uint8_t uuid[16]);
+void cuda_mem_needs(struct device *d, const struct mem_needs_args *a, struct mem_needs *out);
 void cuda_mem_info(struct device *d, uint64_t *free_bytes, uint64_t *total_bytes);
 void *cuda_mem_take(struct device *d, uint64_t bytes);
 void cuda_mem_give(struct device *d, void *p, uint64_t bytes);

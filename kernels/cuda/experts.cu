@@ -325,6 +325,17 @@ unsigned rows_of_round(const struct device *d, job &j)
 
 } // namespace
 
+// Rows of both products and the packed ones, of a round and of one row more.
+uint64_t device_experts_bytes(const struct device *d, const struct mem_needs_args *a)
+{
+    uint64_t element = dtype_bytes(d->activation), columns = (uint64_t)a->k_max + 16;
+    uint64_t each = a->n_used * (2 * columns * element + 64) + columns * sizeof(uint16_t);
+    uint64_t all = a->n_rows * each;
+    if (a->n_used == 0)
+        return 0;
+    return (all < workspace_most ? all : workspace_most) + each + 4096;
+}
+
 void cuda_experts(struct device *d, const struct experts_args *a)
 {
     check(a->row_ids == NULL && a->n_used <= used_max);

@@ -117,6 +117,11 @@ bool cuda_graph_end(struct device *d, const struct batch *b)
     return true;
 }
 
+uint32_t device_graphs_max()
+{
+    return GRAPHS_MAX;
+}
+
 void device_graphs_close(struct device *d)
 {
     for (int i = 0; d->graphs != NULL && i < GRAPHS_MAX; i++)

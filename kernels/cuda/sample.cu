@@ -314,6 +314,20 @@ void size_tables(sample_slots *all, uint32_t vocab_size, uint32_t ids_max)
     all->hash_shift = direct ? 0 : 32 - bits;
 }
 
+} // namespace
+
+uint64_t device_samplers_bytes(uint32_t n_slots, uint32_t vocab_size, uint32_t ids_max)
+{
+    sample_slots all = {};
+    size_tables(&all, vocab_size, ids_max);
+    uint64_t each = sizeof *all.slot + (uint64_t)all.table_size * sizeof *all.table +
+                    (uint64_t)all.capacity * (sizeof *all.place + sizeof *all.raw);
+    return n_slots * each;
+}
+
+namespace
+{
+
 enum status take_samplers(struct device *d, struct device_samplers *s)
 {
     sample_slots *all = &s->all;

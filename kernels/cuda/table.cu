@@ -4,6 +4,7 @@
 #include "kernels/cuda/device.cuh"
 
 #include <stdio.h>
+#include <string.h>
 #if PHX_EMU
 #define BUILT_FOR "the emulator"
 #else
@@ -36,7 +37,9 @@ struct kernels fill()
     k.device_stream = cuda_device_stream;
     k.device_place = cuda_device_place;
     k.collectives = coll_plugin_table != NULL ? coll_plugin_table() : NULL;
+    k.device_uuid = cuda_device_uuid;
     k.mem_info = cuda_mem_info;
+    k.mem_needs = cuda_mem_needs;
     k.mem_take = cuda_mem_take;
     k.mem_give = cuda_mem_give;
     k.copy_in = cuda_copy_in;
@@ -89,32 +92,67 @@ bool means_none(int e)
 
 } // namespace
 
+// Without touching the device, which would take memory of it.
+static cudaError_t read_properties(int i, struct plugin_device *out)
+{
+    struct cudaDeviceProp p;
+    cudaError_t e = cudaGetDeviceProperties(&p, i);
+    if (e != cudaSuccess)
+        return e;
+    *out = plugin_device();
+    snprintf(out->name, sizeof out->name, "%.127s", p.name);
+    memcpy(out->uuid, p.uuid.bytes, sizeof out->uuid);
+    out->cc_major = (uint32_t)p.major;
+    out->cc_minor = (uint32_t)p.minor;
+    out->n_sms = (uint32_t)p.multiProcessorCount;
+    out->memory_bytes = p.totalGlobalMem;
+    return cudaSuccess;
+}
+
+static cudaError_t read_memory(int i, struct plugin_device *out)
+{
+    size_t free_bytes = 0, total_bytes = 0;
+    cudaError_t e = cudaSetDevice(i);
+    if (e == cudaSuccess)
+        e = cudaMemGetInfo(&free_bytes, &total_bytes);
+    out->memory_bytes = total_bytes;
+    out->free_bytes = free_bytes;
+    return e;
+}
+
+static enum status count_devices(int *count, struct error *err)
+{
+    cudaError_t e = cudaGetDeviceCount(count);
+    if (means_none(e) || (e == cudaSuccess && *count == 0))
+        return status_fail(err, STATUS_UNSUPPORTED, "no GPU can be used: %s",
+            e == cudaSuccess ? "none is there" : cudaGetErrorString(e));
+    *count = *count < PLUGIN_DEVICES_MAX ? *count : (int)PLUGIN_DEVICES_MAX;
+    return e == cudaSuccess ? STATUS_OK
+                            : status_fail(err, STATUS_DEVICE_FAILED,
+                                  "the GPUs cannot be counted: %s", cudaGetErrorString(e));
+}
+
+enum status device_one(uint32_t *index, struct plugin_device *out, struct error *err)
+{
+    int count = 0;
+    TRY(count_devices(&count, err));
+    *index %= (uint32_t)count;
+    cudaError_t e = read_properties((int)*index, out);
+    return e == cudaSuccess ? STATUS_OK
+                            : status_fail(err, STATUS_DEVICE_FAILED,
+                                  "GPU %u cannot be looked at: %s", *index, cudaGetErrorString(e));
+}
+
 enum status device_list(
     struct plugin_device out[PLUGIN_DEVICES_MAX], uint32_t *n, struct error *err)
 {
     int count = 0;
-    cudaError_t e = cudaGetDeviceCount(&count);
-    if (means_none(e) || (e == cudaSuccess && count == 0))
-        return status_fail(err, STATUS_UNSUPPORTED, "no GPU can be used: %s",
-            e == cudaSuccess ? "none is there" : cudaGetErrorString(e));
-    count = count < PLUGIN_DEVICES_MAX ? count : (int)PLUGIN_DEVICES_MAX;
+    cudaError_t e = cudaSuccess;
+    TRY(count_devices(&count, err));
     for (int i = 0; e == cudaSuccess && out != NULL && i < count; i++) {
-        struct cudaDeviceProp p;
-        size_t free_bytes = 0, total_bytes = 0;
-        e = cudaGetDeviceProperties(&p, i);
+        e = read_properties(i, &out[i]);
         if (e == cudaSuccess)
-            e = cudaSetDevice(i);
-        if (e == cudaSuccess)
-            e = cudaMemGetInfo(&free_bytes, &total_bytes);
-        if (e != cudaSuccess)
-            break;
-        out[i] = plugin_device();
-        snprintf(out[i].name, sizeof out[i].name, "%.127s", p.name);
-        out[i].cc_major = (uint32_t)p.major;
-        out[i].cc_minor = (uint32_t)p.minor;
-        out[i].n_sms = (uint32_t)p.multiProcessorCount;
-        out[i].memory_bytes = total_bytes;
-        out[i].free_bytes = free_bytes;
+            e = read_memory(i, &out[i]);
     }
     if (e != cudaSuccess)
         return status_fail(

@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "kernels/emu/driver.hpp"
 
+#include "kernels/emu/memory.hpp"
+
 #include <atomic>
 #include <cstdio>
 #include <cstring>
@@ -61,6 +63,12 @@ void *at_address(CUdeviceptr at)
 int fd_of(CUmemGenericAllocationHandle handle)
 {
     return static_cast<int>(handle) - 1;
+}
+
+// What stands for the memory of a handle where memory is counted: no allocation's address.
+const void *place_of(int fd)
+{
+    return reinterpret_cast<const void *>(static_cast<std::uintptr_t>(fd) + 1);
 }
 
 // Maps `bytes` of the file between the address of nobody and a page of nobody.
@@ -247,12 +255,17 @@ CUresult cuMemCreate(CUmemGenericAllocationHandle *handle, std::size_t bytes,
     int fd = file_of(bytes);
     if (fd < 0)
         return CUDA_ERROR_OUT_OF_MEMORY;
+    if (!emu::memory_count(place_of(fd), bytes)) {
+        close(fd);
+        return CUDA_ERROR_OUT_OF_MEMORY;
+    }
     *handle = static_cast<CUmemGenericAllocationHandle>(fd) + 1;
     return CUDA_SUCCESS;
 }
 
 CUresult cuMemRelease(CUmemGenericAllocationHandle handle)
 {
+    emu::memory_forget(place_of(fd_of(handle)));
     return close(fd_of(handle)) == 0 ? CUDA_SUCCESS : CUDA_ERROR_INVALID_HANDLE;
 }
 

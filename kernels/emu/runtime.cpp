@@ -2,13 +2,13 @@
 #include "kernels/emu/driver.hpp"
 
 #include "kernels/emu/machine.hpp"
+#include "kernels/emu/memory.hpp"
 #include "kernels/emu/sanitize.hpp"
 
 #include <cstdlib>
 #include <deque>
 #include <map>
 #include <mutex>
-#include <unistd.h>
 
 struct emu_event {
     std::uint64_t asked, done; // how often recorded into a queue, and reached
@@ -237,9 +237,7 @@ cudaError_t cudaSetDevice(int index)
 
 cudaError_t cudaMemGetInfo(std::size_t *free_bytes, std::size_t *total_bytes)
 {
-    std::size_t page = static_cast<std::size_t>(sysconf(_SC_PAGESIZE));
-    *total_bytes = static_cast<std::size_t>(sysconf(_SC_PHYS_PAGES)) * page;
-    *free_bytes = static_cast<std::size_t>(sysconf(_SC_AVPHYS_PAGES)) * page;
+    emu::memory_info(free_bytes, total_bytes);
     return cudaSuccess;
 }
 
@@ -249,6 +247,7 @@ cudaError_t cudaGetDeviceProperties(cudaDeviceProp *p, int index)
         return give(cudaErrorInvalidValue);
     *p = cudaDeviceProp();
     std::memcpy(p->name, "emulated", sizeof "emulated");
+    std::memcpy(p->uuid.bytes, "emulated device", sizeof p->uuid.bytes);
     std::size_t free_bytes;
     cudaMemGetInfo(&free_bytes, &p->totalGlobalMem);
     p->major = 8;
@@ -264,33 +263,30 @@ cudaError_t cudaDeviceGetAttribute(int *value, cudaDeviceAttr a, int index)
     return cudaSuccess;
 }
 
-// Filled with ones: nothing may count on zeros. Exactly as long as asked for, so that the address
-// sanitizer sees the first byte beyond; whole blocks can be shared with other processes.
-cudaError_t cudaMalloc(void **p, std::size_t bytes)
+static cudaError_t take(void **p, std::size_t bytes, bool on_device)
 {
-    void *got = nullptr;
-    if (bytes != 0 && bytes % emu::share_block == 0)
-        got = emu::share_malloc(bytes);
-    else if (posix_memalign(&got, 256, bytes) != 0)
-        got = nullptr;
+    void *got = emu::memory_take(bytes, on_device);
     if (got == nullptr)
         return give(cudaErrorMemoryAllocation);
-    std::memset(got, 0xff, bytes);
     *p = got;
     return cudaSuccess;
+}
+
+cudaError_t cudaMalloc(void **p, std::size_t bytes)
+{
+    return take(p, bytes, true);
 }
 
 cudaError_t cudaFree(void *p)
 {
     cudaError_t e = cudaDeviceSynchronize();
-    if (!emu::share_free(p))
-        std::free(p);
+    emu::memory_give(p);
     return e;
 }
 
 cudaError_t cudaHostAlloc(void **p, std::size_t bytes, unsigned)
 {
-    return cudaMalloc(p, bytes);
+    return take(p, bytes, false);
 }
 
 cudaError_t cudaHostGetDevicePointer(void **device, void *host, unsigned)

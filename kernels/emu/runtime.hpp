@@ -40,8 +40,12 @@ enum cudaFuncAttribute {
     cudaFuncAttributePreferredSharedMemoryCarveout = 9,
 };
 enum cudaDeviceAttr { cudaDevAttrMaxSharedMemoryPerBlockOptin = 97 };
+struct cudaUUID_t {
+    char bytes[16];
+};
 struct cudaDeviceProp {
     char name[256];
+    cudaUUID_t uuid;
     std::size_t totalGlobalMem;
     int major, minor, multiProcessorCount;
 };
@@ -54,7 +58,8 @@ typedef struct emu_graph *cudaGraph_t;
 typedef struct emu_graph *cudaGraphExec_t;
 typedef void (*cudaHostFn_t)(void *);
 
-// One device, an sm_80 with few processors, whose memory is the host's.
+// One device, an sm_80 with few processors, whose memory is the host's, or as much of it as
+// PHALANX_EMU_MEMORY says.
 cudaError_t cudaGetDeviceCount(int *n);
 cudaError_t cudaSetDevice(int index);
 cudaError_t cudaGetDeviceProperties(cudaDeviceProp *p, int index);
