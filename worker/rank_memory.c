@@ -74,7 +74,7 @@ static void measure_ops(
         .n_used = r->model.n_experts ? r->model.n_experts_per_token : 0,
         .ids_max = length};
     struct mem_needs n = {0};
-    if (!r->options.enforce_eager && r->info.size == 1)
+    if (!r->options.enforce_eager)
         a.n_ops = OPS_PER_LAYER * (shapes->n_layers + 1);
     widths(shapes, &a);
     if (r->kernels->mem_needs)

@@ -108,6 +108,9 @@ enum status keep_weight(struct device *d, struct weight *w, struct weight **out,
     return STATUS_OK;
 }
 
+// cudaMalloc cuts small pieces out of a block, and gives whole blocks otherwise.
+constexpr uint64_t memory_unit = 512, memory_block = 2 << 20;
+
 constexpr unsigned draw_threads = 256, draw_blocks_max = 8192;
 
 // A block draws row after row; the columns behind K stay zeros.
@@ -143,7 +146,9 @@ template <class T> void draw_all(struct device *d, struct weight *w, const weigh
 
 uint64_t cuda_weight_bytes(const struct weight_source *s)
 {
-    return dense(s) ? (uint64_t)s->n * stride_of(s->dtype, s->k) * dtype_bytes(s->dtype) : 0;
+    uint64_t bytes = (uint64_t)s->n * stride_of(s->dtype, s->k) * dtype_bytes(s->dtype);
+    uint64_t unit = bytes < memory_block / 2 ? memory_unit : memory_block;
+    return dense(s) ? (bytes + unit - 1) / unit * unit : 0;
 }
 
 enum status cuda_weight_make(
