@@ -18,7 +18,7 @@ else
     targets=
 fi
 cmake --build "$build" --target help >"$build/targets.txt"
-for name in linear_gpu attention_gpu ops_gpu sample_gpu; do
+for name in limits_gpu linear_gpu attention_gpu ops_gpu sample_gpu; do
     targets="$targets ${name}_emu"
     if grep -qE "(^|[ /])$name(:| |\$)" "$build/targets.txt"; then
         targets="$targets $name"

@@ -266,7 +266,10 @@ void measure_flops(bench *b, uint32_t n)
     p.out = take_filled(b, (uint64_t)n * n, 3);
     for (unsigned i = 0; i < samples + warm_ups; i++)
         v[i < warm_ups ? 0 : i - warm_ups] = sample(&p, call_blas, 1);
-    b->flops_us = 2.0 * n * n * n / result_of(v).us;
+    result r = result_of(v);
+    b->flops_us = 2.0 * n * n * n / r.us;
+    printf("product\t%ux%u\t%u\t-\t%.2f\t0\t%.0f\t1\t-\t%.3f\n", n, n, n, r.us, 2.0 * n * n * n,
+        r.spread);
     cudaFree(p.w[0].data);
     cudaFree(p.x);
     cudaFree(p.out);

@@ -177,6 +177,7 @@ opponent() {
 
 model=$(basename "$shape" .json)
 gpu ops 75 sh "$here/ops.sh" "$build" "$out/ops.tsv" "$device"
+gpu limits 25 "$bin/limits_gpu$suffix" $tiny
 gpu linear 60 "$bin/linear_gpu$suffix" $tiny
 rate=$(tflops)
 gpu attention 45 "$bin/attention_gpu$suffix" ${tiny:-${rate:-}}
