@@ -306,7 +306,8 @@ static enum status open_model(struct bench *b, uint32_t longest, uint32_t n_seqs
         .max_num_batched_tokens = s->tiny ? 32 : ROWS_OF_STEP,
         .block_tokens = s->tiny ? 16 : 64,
         // Without this, a cache of n_seqs times `longest` would be wished for, or nothing.
-        .kv_cache_percent = 90};
+        .kv_cache_percent = s->tiny ? 0 : 90,
+        .kv_cache_bytes = s->tiny ? 1 << 20 : 0};
     TRY(local_open(&o, (uint32_t)s->ranks, &b->group, err));
     b->rank = local_rank(b->group);
     b->info = rank_info(b->rank);

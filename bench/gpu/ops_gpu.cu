@@ -22,7 +22,7 @@ struct scene {
     widths w;
     uint32_t rows;
     phx_bf16 *x, *y, *wide, *qkv;
-    float *logits;
+    float *logits, *residual;
 };
 
 struct weight *draw(bench *b, uint32_t n, uint32_t k, uint64_t key)
@@ -98,17 +98,20 @@ void run_norms(const scene &s)
     a.eps = 1e-5f;
     a.x = s.x;
     a.x_scale = 1;
-    a.residual = s.y;
+    a.residual = s.residual;
+    a.residual_type = DTYPE_F32;
+    a.out_type = DTYPE_BF16;
     a.weight = w;
     a.out = s.wide;
-    row(s, "norm", s.w.hidden, 4 * each, "rms,residual", [&] { s.k->norm(s.b->d, &a); });
+    // x and out in 16 bits, the residual in 32, read and written.
+    row(s, "norm", s.w.hidden, 6 * each, "rms,residual", [&] { s.k->norm(s.b->d, &a); });
     a.layer = true;
     a.bias = bias;
-    row(s, "norm", s.w.hidden, 4 * each, "layer,residual", [&] { s.k->norm(s.b->d, &a); });
+    row(s, "norm", s.w.hidden, 6 * each, "layer,residual", [&] { s.k->norm(s.b->d, &a); });
     a.x = NULL;
     a.layer = false;
     a.bias = NULL;
-    row(s, "norm", s.w.hidden, 2 * each, "rms", [&] { s.k->norm(s.b->d, &a); });
+    row(s, "norm", s.w.hidden, 3 * each, "rms", [&] { s.k->norm(s.b->d, &a); });
     cuda_weight_free(s.b->d, w);
     cuda_weight_free(s.b->d, bias);
 }
@@ -202,13 +205,15 @@ void run_rows(const scene &s, const step &t)
     e.batch = &t.b;
     e.table = table;
     e.scale = 1;
-    e.out = s.x;
-    row(s, "embed", s.w.hidden, 2 * each, "-", [&] { s.k->embed(s.b->d, &e); });
+    e.out_type = DTYPE_F32;
+    e.out = s.residual;
+    row(s, "embed", s.w.hidden, 3 * each, "-", [&] { s.k->embed(s.b->d, &e); });
     cuda_weight_free(s.b->d, table);
     struct gather_args g = {};
     g.batch = &t.b;
     g.n_rows = s.rows;
     g.dim = s.w.hidden;
+    g.type = DTYPE_BF16;
     g.in = s.x;
     g.out = s.y;
     row(s, "gather", s.w.hidden, 2 * each, "-", [&] { s.k->gather(s.b->d, &g); });
@@ -299,13 +304,14 @@ void run_experts(const scene &s, const mixture &m)
 
 void run_all(bench *b, const widths &w, const uint32_t *counts, unsigned n, const mixture *m)
 {
-    scene s = {b, phalanx_plugin()->kernels, w, 0, NULL, NULL, NULL, NULL, NULL};
+    scene s = {b, phalanx_plugin()->kernels, w, 0, NULL, NULL, NULL, NULL, NULL, NULL};
     size_t most = counts[n - 1];
     s.x = take_filled<phx_bf16>(b, most * w.hidden, 1, 1);
     s.y = take_filled<phx_bf16>(b, most * w.hidden, 2, 1);
     s.wide = take_filled<phx_bf16>(b, most * 2 * w.ffn, 3, 1);
     size_t width = (size_t)(w.heads + 2 * w.kv_heads) * w.head_dim;
     s.qkv = take_filled<phx_bf16>(b, most * (width > w.ffn ? width : w.ffn), 4, 1);
+    s.residual = take_filled<float>(b, most * w.hidden, 7, 1);
     s.logits = take_filled<float>(b, (size_t)64 * w.vocab, 6, 3);
     for (unsigned i = 0; i < n; i++) {
         s.rows = counts[i];
@@ -324,6 +330,7 @@ void run_all(bench *b, const widths &w, const uint32_t *counts, unsigned n, cons
     cudaFree(s.wide);
     cudaFree(s.qkv);
     cudaFree(s.logits);
+    cudaFree(s.residual);
 }
 
 } // namespace

@@ -37,6 +37,7 @@ floats rows_of(const sides &s, const struct weight *w, uint32_t n, uint32_t k)
     a.batch = &b;
     a.table = w;
     a.scale = 1;
+    a.out_type = s.type;
     a.out = out.p;
     s.emu->batch_begin(s.emu_device, &b);
     s.emu->embed(s.emu_device, &a);
