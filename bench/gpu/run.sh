@@ -156,7 +156,7 @@ fi
 # gpu NAME SECONDS COMMAND...: a stage that needs the device.
 gpu() {
     if [ -z "$device" ]; then
-        not_run "$1" "no GPU: ${why:-none was found}"
+        not_run "$1" "no GPU"
     else
         stage "$@"
     fi

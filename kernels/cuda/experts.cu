@@ -333,7 +333,7 @@ uint64_t device_experts_bytes(const struct device *d, const struct mem_needs_arg
     uint64_t all = a->n_rows * each;
     if (a->n_used == 0)
         return 0;
-    return (all < workspace_most ? all : workspace_most) + each + 4096;
+    return (all < d->experts_bytes ? all : d->experts_bytes) + each + 4096;
 }
 
 void cuda_experts(struct device *d, const struct experts_args *a)
