@@ -120,7 +120,7 @@ void start(struct device *d, const struct attention_args *a, form f, unsigned ab
 // Of what plan_splits may ask for: units below `wanted`, chunks of the longest sequence.
 uint64_t device_attention_bytes(const struct device *d, const struct mem_needs_args *a)
 {
-    unsigned pairs = max(attention_prefill_pairs(a->head_dim), attention_decode_pairs);
+    unsigned pairs = max(attention_prefill_pairs, attention_decode_pairs);
     uint64_t chunks = a->ids_max / attention_chunk + 2;
     uint64_t units = min(blocks_per_sm * d->n_sms, (unsigned)DEVICE_TICKETS);
     uint64_t bytes = units * chunks * pairs * (a->head_dim + 2) * sizeof(float);
