@@ -7,7 +7,7 @@
 // sum, by descending id, of the whole weight behind top_k; min_p by the raw maximum, without
 // temperature, without its border; typical_p before top_p, by surprise alone, by the entropy of
 // all; the draw's position off by one; log-probabilities behind penalties; a bias behind
-// temperature; a NaN unseen.
+// temperature; a NaN unseen; infinity taken in a scored row.
 #include "kernels/cpu/canon.h"
 #include "tests/cuda/support.hpp"
 
@@ -400,6 +400,10 @@ void reports_bad_rows(void **)
         logits[2 * v + i] = INFINITY;
         logits[3 * v + i] = 1;
         compare(s, "bad rows", i, logits, {row_of(0, i), row_of(1, i), row_of(2, i), row_of(3, i)});
+        struct sample_row scored = {};
+        scored.scored = true;
+        scored.target = (i + 1) % v;
+        compare(s, "bad rows, scored", i, logits, {scored, scored, scored, scored});
     }
     // Everything masked by min_tokens.
     request masked = neutral();
