@@ -46,7 +46,7 @@ void session_reset(struct session *s, uint64_t epoch, uint64_t next_step_id);
 // session_answer() is what to send.
 bool session_repeats(const struct session *s, const struct plan_header *plan);
 
-// What session_execute would refuse, before anything is done.
+// What session_begin would refuse, before anything is done.
 enum status session_accepts(struct session *s, const void *data, size_t n, struct error *err);
 
 // Begins a plan of `n` bytes (8-byte aligned, any content; not needed afterwards); there must be
