@@ -23,8 +23,7 @@ uint32_t rank_memory_sharers(const struct rank *r)
     return n;
 }
 
-// ---- what a rank needs
-// ---------------------------------------------------------------------------
+// ---- what a rank needs --------------------------------------------------------------------------
 
 uint64_t rank_memory_heap_bytes(const struct rank *r)
 {
@@ -138,8 +137,7 @@ enum status rank_memory_measure(struct rank *r, struct error *err)
     return r->kernels->device_sync(r->device, err);
 }
 
-// ---- what ranks leave each other
-// -----------------------------------------------------------------
+// ---- what ranks leave each other ----------------------------------------------------------------
 
 enum status rank_memory_exchange(struct rank *r, struct error *err)
 {
@@ -165,8 +163,7 @@ enum status rank_memory_exchange(struct rank *r, struct error *err)
     return s;
 }
 
-// ---- what is said
-// --------------------------------------------------------------------------------
+// ---- what is said -------------------------------------------------------------------------------
 
 // "weights 1.1 GiB, activations 2.0 MiB, ..."
 static void describe(const struct rank *r, char *text, size_t n)
@@ -252,8 +249,7 @@ void rank_memory_print(const struct rank *r, char *text, size_t n)
         bill_text(r->share.free > all ? r->share.free - all : 0, left, sizeof left));
 }
 
-// ---- the KV cache
-// --------------------------------------------------------------------------------
+// ---- the KV cache -------------------------------------------------------------------------------
 
 enum status rank_memory_size(struct rank *r, struct error *err)
 {
