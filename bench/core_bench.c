@@ -67,8 +67,7 @@ static uint32_t draw(struct bench *b, uint32_t n)
     return (uint32_t)(b->rng >> 33) % n;
 }
 
-// ---- what the core is joined to
-// ------------------------------------------------------------------
+// ---- what the core is joined to -----------------------------------------------------------------
 
 // Four bytes of text per token, as English has.
 static void text_begin(const void *user, void *state, bool skip_special)
@@ -192,8 +191,7 @@ static void make_answer(struct bench *b)
     b->n_plans--;
 }
 
-// ---- measuring
-// -----------------------------------------------------------------------------------
+// ---- measuring ----------------------------------------------------------------------------------
 
 static void set_up(struct bench *b)
 {

@@ -6,8 +6,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-// ---- set-up
-// --------------------------------------------------------------------------------------
+// ---- set-up -------------------------------------------------------------------------------------
 
 static void set_default(uint32_t *value, uint32_t if_zero)
 {
@@ -147,8 +146,7 @@ void core_destroy(struct core *core)
     free(core);
 }
 
-// ---- models
-// --------------------------------------------------------------------------------------
+// ---- models -------------------------------------------------------------------------------------
 
 static void model_add(struct core *core, uint32_t index, const struct core_model *config)
 {
@@ -176,8 +174,7 @@ static void model_failed(struct core *core, uint32_t index, const char *sentence
     core_request_fail_waiting(core, index);
 }
 
-// ---- events
-// --------------------------------------------------------------------------------------
+// ---- events -------------------------------------------------------------------------------------
 
 static void handle(struct core *core, const struct core_in *in)
 {
@@ -247,8 +244,7 @@ uint64_t core_next_deadline(const struct core *core)
     return core->n_timers ? core->request[core->timer[0]].due_us : UINT64_MAX;
 }
 
-// ---- looking in
-// ----------------------------------------------------------------------------------
+// ---- looking in ---------------------------------------------------------------------------------
 
 void core_model_stats(const struct core *core, uint32_t model, struct core_model_stats *out)
 {

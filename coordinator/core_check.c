@@ -20,8 +20,7 @@ struct check_state {
         }                                                                                          \
     } while (0)
 
-// ---- groups
-// --------------------------------------------------------------------------------------
+// ---- groups -------------------------------------------------------------------------------------
 
 static uint32_t flights_naming(const struct core_group *g, uint32_t slot)
 {
@@ -110,8 +109,7 @@ static bool check_group(struct check_state *c, const struct core_group *g)
     return true;
 }
 
-// ---- requests
-// ------------------------------------------------------------------------------------
+// ---- requests -----------------------------------------------------------------------------------
 
 struct totals {
     uint32_t live, kept, samples, suspects;
@@ -305,8 +303,7 @@ bool core_check(const struct core *core, char *why, size_t n)
     return true;
 }
 
-// ---- digest
-// --------------------------------------------------------------------------------------
+// ---- digest -------------------------------------------------------------------------------------
 
 static void mix(uint64_t *h, const void *data, size_t n)
 {

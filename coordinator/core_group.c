@@ -8,8 +8,7 @@
 
 #include <string.h>
 
-// ---- coming
-// --------------------------------------------------------------------------------------
+// ---- coming -------------------------------------------------------------------------------------
 
 static enum status check_limits(
     const struct core *core, const struct core_in_group *in, struct error *err)
@@ -180,8 +179,7 @@ void core_group_ready(struct core *core, const struct core_in_group *in)
     m->dirty = true;
 }
 
-// ---- going
-// ---------------------------------------------------------------------------------------
+// ---- going --------------------------------------------------------------------------------------
 
 static bool is_suspected(const struct core *core, const struct core_request *r)
 {

@@ -301,8 +301,7 @@ void core_request_submit(struct core *core, const struct core_in_submit *in)
     }
 }
 
-// ---- tokenized prompts
-// ---------------------------------------------------------------------------
+// ---- tokenized prompts --------------------------------------------------------------------------
 
 static void fail_prompt(
     struct core *core, struct core_request *r, enum status status, const char *sentence)

@@ -84,8 +84,7 @@ static void emit_tokens(struct core *core, const struct core_request *r,
     core_view_emit(core, r, &out);
 }
 
-// ---- appending
-// -----------------------------------------------------------------------------------
+// ---- appending ----------------------------------------------------------------------------------
 
 static struct core_record *append_record(struct core *core, const struct core_request *r,
     struct core_sample *s, const struct answer_result *result, const struct answer_top *top)
@@ -145,8 +144,7 @@ void core_view_append(struct core *core, struct core_sample *s, const struct ans
         core_finish_sample(core, s, &end);
 }
 
-// ---- reading from the log
-// ------------------------------------------------------------------------
+// ---- reading from the log -----------------------------------------------------------------------
 
 // Sends prompt scores that the client has not got. Token 0 of the prompt has none.
 static void deliver_scores(struct core *core, struct core_request *r)

@@ -197,8 +197,7 @@ static enum status body_to(struct template_parser *p, const char *end, struct te
     return STATUS_OK;
 }
 
-// ---- statements; the word itself has been read
-// ---------------------------------------------------
+// ---- statements; the word itself has been read --------------------------------------------------
 
 static enum status if_(struct template_parser *p, struct template_node **out)
 {

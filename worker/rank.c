@@ -231,8 +231,7 @@ static enum status share_size(struct rank *r, struct error *err)
     return STATUS_OK;
 }
 
-// ---- phase 3: weights
-// ----------------------------------------------------------------------------
+// ---- phase 3: weights ---------------------------------------------------------------------------
 
 static enum status load(struct rank *r, const struct weights_progress *progress, struct error *err)
 {

@@ -80,8 +80,7 @@ static void not_run(
     fflush(stdout);
 }
 
-// ---- plans
-// ---------------------------------------------------------------------------------------
+// ---- plans --------------------------------------------------------------------------------------
 
 static void execute(struct bench *b)
 {
@@ -180,8 +179,7 @@ static void decode(struct bench *b, uint32_t n_seqs)
     execute(b);
 }
 
-// ---- rows
-// ----------------------------------------------------------------------------------------
+// ---- rows ---------------------------------------------------------------------------------------
 
 static int compare(const void *a, const void *b)
 {
@@ -269,8 +267,7 @@ static void run_prompt(struct bench *b, uint32_t n)
         b->s->tflops > 0 ? flops / (b->s->tflops * 1e6) : 0);
 }
 
-// ---- a model
-// -------------------------------------------------------------------------------------
+// ---- a model ------------------------------------------------------------------------------------
 
 // What a step reads and multiplies: all but the embedding, whose rows are looked up. Of experts a
 // step of many rows reads all, and a row is multiplied with those that it uses.

@@ -180,8 +180,7 @@ uint32_t *device_tickets(struct device *d);
 // As mem_take, not zeroed, and a failure is kept.
 void *device_take(struct device *d, size_t bytes);
 
-// ---- what ops take by themselves: bounds for cuda_mem_needs
-// ---------------------------------------
+// ---- what ops take by themselves: bounds for cuda_mem_needs -------------------------------------
 
 uint64_t device_batch_bytes(uint32_t n_rows, uint32_t n_seqs, uint32_t n_tables); // batch.cu
 uint64_t device_samplers_bytes(uint32_t n_slots, uint32_t vocab_size, uint32_t ids_max);
@@ -201,8 +200,7 @@ void device_graphs_close(struct device *d);
 void device_constants_close(struct device *d);
 uint32_t device_graphs_max(); // that are kept
 
-// ---- for the files of the device itself
-// ----------------------------------------------------------
+// ---- for the files of the device itself ---------------------------------------------------------
 
 // The device of this number, modulo how many there are, but for its free memory: nothing of it is
 // taken by the question.

@@ -48,8 +48,7 @@ static void emit(void *user, const struct core_out *out)
     }
 }
 
-// ---- events
-// --------------------------------------------------------------------------------------
+// ---- events -------------------------------------------------------------------------------------
 
 static void step(struct story *s, struct core_in *in)
 {
@@ -170,8 +169,7 @@ static void answer(struct story *s, uint32_t group)
     buf_deinit(&b);
 }
 
-// ---- what was heard
-// ------------------------------------------------------------------------------
+// ---- what was heard -----------------------------------------------------------------------------
 
 static const struct heard *hear(const struct story *s, enum core_out_type type, uint8_t request)
 {
@@ -196,8 +194,7 @@ static void expect_blocks_free(const struct story *s, uint64_t n)
     assert_int_equal(stats.kv_blocks_free, n);
 }
 
-// ---- stories
-// -------------------------------------------------------------------------------------
+// ---- stories ------------------------------------------------------------------------------------
 
 static void from_submit_to_closed(void **state)
 {

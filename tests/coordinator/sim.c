@@ -19,8 +19,7 @@ void sim_fail(struct sim *sim, const char *format, ...)
     va_end(args);
 }
 
-// ---- randomness
-// ----------------------------------------------------------------------------------
+// ---- randomness ---------------------------------------------------------------------------------
 
 // The finalizer of SplitMix64 (Steele, Lea, Flood, 2014).
 uint64_t sim_mix(uint64_t a, uint64_t b)
@@ -51,8 +50,7 @@ bool sim_chance(struct sim *sim, uint32_t per_mille)
     return per_mille > 0 && sim_below(sim, 1000) < per_mille;
 }
 
-// ---- events
-// --------------------------------------------------------------------------------------
+// ---- events -------------------------------------------------------------------------------------
 
 static bool earlier(const struct sim_event *a, const struct sim_event *b)
 {
@@ -118,8 +116,7 @@ void sim_step(struct sim *sim, struct core_in *in)
         sim_fail(sim, "%s", why);
 }
 
-// ---- set-up
-// --------------------------------------------------------------------------------------
+// ---- set-up -------------------------------------------------------------------------------------
 
 static uint32_t rate(struct sim *sim, uint32_t max)
 {
@@ -242,8 +239,7 @@ static void set_up(struct sim *sim)
     sim_post(sim, CALM_AT_US, SIM_EVENT_CALM, 0, 0, NULL, 0);
 }
 
-// ---- running
-// -------------------------------------------------------------------------------------
+// ---- running ------------------------------------------------------------------------------------
 
 static void tokenized(struct sim *sim, struct sim_job *job, uint64_t handle)
 {

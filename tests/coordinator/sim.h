@@ -38,8 +38,7 @@ enum {
 
 struct sim;
 
-// ---- randomness
-// ----------------------------------------------------------------------------------
+// ---- randomness ---------------------------------------------------------------------------------
 
 uint64_t sim_mix(uint64_t a, uint64_t b);
 uint64_t sim_u64(struct sim *sim);
@@ -47,8 +46,7 @@ uint32_t sim_below(struct sim *sim, uint32_t n); // 0 .. n-1
 uint32_t sim_between(struct sim *sim, uint32_t min, uint32_t max);
 bool sim_chance(struct sim *sim, uint32_t per_mille);
 
-// ---- requests
-// ------------------------------------------------------------------------------------
+// ---- requests -----------------------------------------------------------------------------------
 
 struct sim_expected {
     uint32_t n;
@@ -127,8 +125,7 @@ struct sim_job {
     struct sim_seen seen[SIM_SAMPLES_MAX];
 };
 
-// ---- workers
-// -------------------------------------------------------------------------------------
+// ---- workers ------------------------------------------------------------------------------------
 
 struct sim_slot {
     bool used, broken;
@@ -174,8 +171,7 @@ struct sim_worker {
     bool hostile, hostile_now; // a false answer is under way, is looked at
 };
 
-// ---- the world
-// -----------------------------------------------------------------------------------
+// ---- the world ----------------------------------------------------------------------------------
 
 // Chances per mille; each is 0 in some seeds.
 struct sim_faults {
@@ -264,8 +260,7 @@ struct sim_event {
 void sim_post(struct sim *sim, uint64_t at_us, enum sim_event_type type, uint32_t a, uint64_t b,
     const void *data, size_t bytes);
 
-// ---- sim_text.c
-// ----------------------------------------------------------------------------------
+// ---- sim_text.c ---------------------------------------------------------------------------------
 
 extern const struct text_decoder sim_decoder;
 // The model's state before the first id, and after one more.
@@ -281,8 +276,7 @@ size_t sim_text(const struct sim_job *job, const uint32_t *ids, uint32_t n, bool
 // Fills job->expected.
 void sim_expect(struct sim *sim, struct sim_job *job);
 
-// ---- sim_worker.c
-// --------------------------------------------------------------------------------
+// ---- sim_worker.c -------------------------------------------------------------------------------
 
 void sim_worker_start(struct sim *sim, struct sim_worker *w);
 void sim_worker_plan(struct sim *sim, struct sim_worker *w, const void *data, size_t n);
@@ -292,8 +286,7 @@ uint32_t sim_worker_plans(const struct sim *sim, const struct sim_worker *w);
 void sim_worker_answered(struct sim *sim, struct sim_worker *w, uint64_t step);
 struct sim_job *sim_job_by_seed(struct sim *sim, uint64_t seed);
 
-// ---- sim_client.c
-// --------------------------------------------------------------------------------
+// ---- sim_client.c -------------------------------------------------------------------------------
 
 void sim_client_make(struct sim *sim, struct sim_job *job);
 void sim_client_look(struct sim *sim, struct sim_job *job);
@@ -303,8 +296,7 @@ void sim_client_deliver(struct sim *sim, struct sim_job *job, struct core_in *in
 // The texts of jobs that are submitted as text.
 size_t sim_client_text(const struct sim_job *job, char out[SIM_CONTEXT_MAX]);
 
-// ---- sim_watch.c
-// ---------------------------------------------------------------------------------
+// ---- sim_watch.c --------------------------------------------------------------------------------
 
 void sim_watch_emit(void *sim, const struct core_out *out);
 void sim_watch_death(struct sim *sim, struct sim_worker *w, bool crashed);
@@ -312,8 +304,7 @@ void sim_watch_death(struct sim *sim, struct sim_worker *w, bool crashed);
 void sim_watch_rewind(struct sim_job *job, uint32_t from);
 void sim_watch_end(struct sim *sim);
 
-// ---- sim_order.c
-// ---------------------------------------------------------------------------------
+// ---- sim_order.c --------------------------------------------------------------------------------
 
 void sim_order_begin(struct sim *sim, struct sim_job *job);
 void sim_order_end(struct sim *sim, struct sim_job *job, uint32_t sample);
@@ -323,8 +314,7 @@ void sim_order_release(struct sim *sim, const struct sim_seat *seat, struct sim_
     uint32_t sample, const struct plan_header *plan);
 void sim_order_rows(struct sim *sim, const struct sim_job *job, uint32_t n);
 
-// ---- sim_memory.c
-// --------------------------------------------------------------------------------
+// ---- sim_memory.c -------------------------------------------------------------------------------
 
 // While forbidden, allocations are counted. Returns what held before.
 bool sim_memory_forbid(bool forbid);

@@ -5,8 +5,7 @@
 
 #include <string.h>
 
-// ---- what to ask for
-// -----------------------------------------------------------------------------
+// ---- what to ask for ----------------------------------------------------------------------------
 
 static void make_prompt(struct sim *sim, struct sim_job *job)
 {
@@ -86,8 +85,7 @@ size_t sim_client_text(const struct sim_job *job, char out[SIM_CONTEXT_MAX])
     return job->n_prompt;
 }
 
-// ---- sending
-// -------------------------------------------------------------------------------------
+// ---- sending ------------------------------------------------------------------------------------
 
 static void send(struct sim *sim, struct sim_job *job, struct core_in *in, bool other_body)
 {
@@ -221,8 +219,7 @@ void sim_client_deliver(struct sim *sim, struct sim_job *job, struct core_in *in
     sim_step(sim, in);
 }
 
-// ---- receiving
-// -----------------------------------------------------------------------------------
+// ---- receiving ----------------------------------------------------------------------------------
 
 static void receive_tokens(struct sim *sim, struct sim_job *job, const struct sim_message *m)
 {
@@ -277,8 +274,7 @@ void sim_client_receive(struct sim *sim, const struct sim_message *m)
         job->scores_next = m->offset + m->n;
 }
 
-// ---- looking around
-// ------------------------------------------------------------------------------
+// ---- looking around -----------------------------------------------------------------------------
 
 static bool has_all(struct sim_job *job)
 {

@@ -5,8 +5,7 @@
 
 #include <string.h>
 
-// ---- text
-// ----------------------------------------------------------------------------------------
+// ---- text ---------------------------------------------------------------------------------------
 
 // Ids below 4 are special. Some tokens are halves of a character, some several characters.
 static const char *token_text(uint32_t id, bool skip_special)
@@ -54,8 +53,7 @@ static void toy_finish(const void *user, void *state, struct buf *out)
 const struct text_decoder sim_decoder = {
     .begin = toy_begin, .push = toy_push, .finish = toy_finish};
 
-// ---- model
-// ---------------------------------------------------------------------------------------
+// ---- model --------------------------------------------------------------------------------------
 
 uint64_t sim_model_begin(const struct sim_job *job)
 {
@@ -95,8 +93,7 @@ struct answer_top sim_model_top(uint64_t state, uint32_t i)
     return (struct answer_top){(uint32_t)(sim_mix(state, i + 0x20000) % SIM_VOCAB), -(float)i};
 }
 
-// ---- reference
-// -----------------------------------------------------------------------------------
+// ---- reference ----------------------------------------------------------------------------------
 
 struct text {
     uint8_t data[SIM_TEXT_MAX];

@@ -27,8 +27,7 @@ void sim_watch_rewind(struct sim_job *job, uint32_t from)
     }
 }
 
-// ---- the journal
-// ---------------------------------------------------------------------------------
+// ---- the journal --------------------------------------------------------------------------------
 
 static bool may_end(const struct sim *sim, const struct sim_job *job, enum core_reason reason)
 {
@@ -123,8 +122,7 @@ static void watch_journal(struct sim *sim, struct sim_job *job, const struct cor
     }
 }
 
-// ---- messages to clients
-// -------------------------------------------------------------------------
+// ---- messages to clients ------------------------------------------------------------------------
 
 static uint64_t state_after(const struct sim_job *job, uint32_t sample, uint32_t n_output)
 {
@@ -254,8 +252,7 @@ static void watch_client(struct sim *sim, struct sim_job *job, const struct core
         sim_post(sim, at + sim_below(sim, 3000), SIM_EVENT_TO_CLIENT, 0, 0, &m, sizeof m);
 }
 
-// ---- groups
-// --------------------------------------------------------------------------------------
+// ---- groups -------------------------------------------------------------------------------------
 
 // In a plan that was sent after the job was known to be poisonous.
 static bool in_flight(const struct sim *sim, const struct sim_job *job)

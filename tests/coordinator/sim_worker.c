@@ -14,8 +14,7 @@ struct sim_job *sim_job_by_seed(struct sim *sim, uint64_t seed)
     return NULL;
 }
 
-// ---- starting and dying
-// --------------------------------------------------------------------------
+// ---- starting and dying -------------------------------------------------------------------------
 
 void sim_worker_start(struct sim *sim, struct sim_worker *w)
 {
@@ -68,8 +67,7 @@ void sim_worker_answered(struct sim *sim, struct sim_worker *w, uint64_t step)
     w->n_flights--;
 }
 
-// ---- taking a plan
-// -------------------------------------------------------------------------------
+// ---- taking a plan ------------------------------------------------------------------------------
 
 static void take_releases(struct sim *sim, struct sim_worker *w, const struct plan_header *plan)
 {
@@ -124,8 +122,7 @@ static void take_blocks(struct sim *sim, const struct sim_worker *w, struct sim_
     }
 }
 
-// ---- computing
-// -----------------------------------------------------------------------------------
+// ---- computing ----------------------------------------------------------------------------------
 
 static uint64_t *content_of(
     struct sim_worker *w, const struct sim_slot *slot, uint32_t k, uint32_t position)
@@ -257,8 +254,7 @@ static bool execute(
     return true;
 }
 
-// ---- answering
-// -----------------------------------------------------------------------------------
+// ---- answering ----------------------------------------------------------------------------------
 
 enum { HOSTILE_KINDS = 8 };
 

@@ -6,8 +6,7 @@
 
 #include <string.h>
 
-// ---- a decoder whose tokens are written out
-// -------------------------------------------------------
+// ---- a decoder whose tokens are written out -----------------------------------------------------
 
 // Token i is pieces[i]. Like a tokenizer's decoder it holds back the first half of a character of
 // two bytes.
@@ -43,8 +42,7 @@ static void toy_finish(const void *user, void *state, struct buf *out)
         buf_append(out, "\xef\xbf\xbd", 3);
 }
 
-// ---- a story: what comes out after each token
-// ------------------------------------------------------
+// ---- a story: what comes out after each token ---------------------------------------------------
 
 enum { PIECES_MAX = 16 };
 
@@ -181,8 +179,7 @@ static void a_stop_string_may_begin_with_a_cut_character(void **state)
         {"a\xc3", "\xa9", "!"}, {"\xc3\xa9!"}, .expected = {"a", "", ""}, .found = 0});
 }
 
-// ---- any way of cutting a text into tokens gives the same text
-// -------------------------------------
+// ---- any way of cutting a text into tokens gives the same text ----------------------------------
 
 static const char text[] = "ababacabab\xc3\xa9zabac";
 enum { SIZE = sizeof text - 1 };
