@@ -5,7 +5,7 @@
 # load libphalanx_cuda.so. ops.sh --list prints the programs.
 set -u
 tests="cuda_linear_test cuda_attention_test cuda_rows_test cuda_rope_test cuda_copy_test
-cuda_weight_test cuda_graph_test cuda_ahead_test cuda_fused_test cuda_experts_test cuda_sample_test"
+cuda_weight_test cuda_graph_test cuda_ahead_test cuda_experts_test cuda_sample_test"
 if [ "${1:-}" = --list ]; then
     echo "$tests"
     exit 0
