@@ -38,6 +38,8 @@ static void begin(struct scene *s)
         "--worker-endpoint \"$3\" --drain-alone-ms \"$4\"",
         WORDS(test_path(test_source_dir(), "tests/golden/models/llama-mqa-f16"),
             s->clients.endpoint, s->workers, alone));
+    while (access(s->clients.endpoint + 6, F_OK) != 0) // clients wait for 5 s, a sanitizer for more
+        cluster_sleep_ms(5);
     command_spawn(&s->request, &s->clients, WORDS("generate", "--tokens", "1,5"));
     while (cluster_stat(&s->clients, "waiting") != 1)
         cluster_sleep_ms(5);
