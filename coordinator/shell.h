@@ -143,7 +143,6 @@ void shell_reply_tick(struct shell *s, uint64_t now_us);
 void shell_groups_handle(
     struct shell *s, uint64_t peer, char kind, const void *data, size_t n, uint64_t now_us);
 void shell_groups_send_plan(struct shell *s, const struct core_out *out);
-void shell_groups_drop(struct shell *s, uint32_t group, bool tell_core, uint64_t now_us);
 // The core does not want this group any more: what it said is invalid.
 void shell_groups_bad(struct shell *s, uint32_t group, const char *sentence);
 // Drops groups that hang, and tells the supervisor to end them.

@@ -43,7 +43,7 @@ static bool model_has_group(const struct shell *s, uint32_t model)
     return false;
 }
 
-void shell_groups_drop(struct shell *s, uint32_t group, bool tell_core, uint64_t now_us)
+static void drop_group(struct shell *s, uint32_t group, bool tell_core, uint64_t now_us)
 {
     struct shell_group *g = &s->group[group];
     if (!g->used)
@@ -67,7 +67,7 @@ void shell_groups_bad(struct shell *s, uint32_t group, const char *sentence)
     struct shell_model *m = &s->model[s->group[group].model];
     log_error("copy %u of %s: %s", s->group[group].copy, m->name, sentence);
     snprintf(m->reason, sizeof m->reason, "%s", sentence);
-    shell_groups_drop(s, group, false, 0);
+    drop_group(s, group, false, 0);
 }
 
 // These ranks cannot serve, nor could others that are started with the same settings.
@@ -116,7 +116,7 @@ static struct shell_group *group_take(
 {
     for (uint32_t i = 0; i < LIMIT_GROUPS; i++)
         if (s->group[i].used && s->group[i].model == model && s->group[i].copy == copy)
-            shell_groups_drop(s, i, true, now_us);
+            drop_group(s, i, true, now_us);
     for (uint32_t i = 0; i < LIMIT_GROUPS; i++)
         if (!s->group[i].used)
             return &s->group[i];
@@ -197,7 +197,7 @@ static void handle_failed(struct shell *s, const Phalanx__Worker__Failed *f, uin
         return;
     for (uint32_t i = 0; i < LIMIT_GROUPS; i++)
         if (s->group[i].used && s->group[i].model == index && s->group[i].copy == f->copy)
-            shell_groups_drop(s, i, true, now_us);
+            drop_group(s, i, true, now_us);
     if (model_has_group(s, index) || !f->reason)
         return;
     m->state = SHELL_FAILED;
@@ -305,7 +305,7 @@ static void check_group(struct shell *s, uint32_t group, uint64_t now_us)
         log_error("copy %u of %s hangs: silent for %llu s, although its ranks run", g->copy, name,
             (unsigned long long)silent_s);
     uint32_t copy = g->copy;
-    shell_groups_drop(s, group, true, now_us);
+    drop_group(s, group, true, now_us);
     tell_supervisor(s, copy);
 }
 
@@ -321,7 +321,7 @@ void shell_groups_tick(struct shell *s, uint64_t now_us)
 void shell_groups_give_up(struct shell *s, const char *sentence, uint64_t now_us)
 {
     for (uint32_t i = 0; i < LIMIT_GROUPS; i++)
-        shell_groups_drop(s, i, true, now_us);
+        drop_group(s, i, true, now_us);
     for (uint32_t i = 0; i < s->n_models; i++) {
         struct core_in in = {.type = CORE_IN_MODEL_FAILED, .now_us = now_us};
         in.model_failed.index = i;
