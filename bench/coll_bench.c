@@ -138,7 +138,7 @@ EACH_WIDTH static uint64_t read_all(const float *x, size_t n)
     return all;
 }
 
-static double now_us(void)
+double coll_bench_now_us(void)
 {
     struct timespec ts;
     clock_gettime(CLOCK_MONOTONIC, &ts);
@@ -180,11 +180,11 @@ void coll_bench_sample(
     s->turn++;
     MPI_Barrier(MPI_COMM_WORLD);
     coll_bench_must(s, coll_barrier(s->g, NULL));
-    double t0 = now_us();
+    double t0 = coll_bench_now_us();
     rewrite(in, floats(s, o->reads), s->rank, s->turn);
     o->call(s, v, in, out);
     sink = sink + read_all(out, floats(s, o->writes));
-    to->us[to->n++] = now_us() - t0;
+    to->us[to->n++] = coll_bench_now_us() - t0;
     for (size_t i = 0; verify && o->expected != NULL && i < floats(s, o->writes); i++)
         to->wrong += out[i] != o->expected(s, i);
 }
@@ -195,7 +195,7 @@ static int by_value(const void *a, const void *b)
     return (x > y) - (x < y);
 }
 
-static double median(double *x, int n)
+double coll_bench_median(double *x, int n)
 {
     qsort(x, (size_t)n, sizeof *x, by_value);
     return x[n / 2];
@@ -203,7 +203,7 @@ static double median(double *x, int n)
 
 double coll_bench_mean(struct bench *s, double *us, int n)
 {
-    double mine = median(us, n), all[COLL_RANKS_MAX], sum = 0;
+    double mine = coll_bench_median(us, n), all[COLL_RANKS_MAX], sum = 0;
     check(s->b->all_gather(s->b, &mine, sizeof mine, all, NULL) == STATUS_OK);
     for (uint32_t r = 0; r < s->size; r++)
         sum += all[r];
@@ -251,7 +251,7 @@ static struct row other_row(const struct bench *s, const struct tuned *t, struct
     for (int job = 0; row.there && job < t->n; job++) {
         double sum = 0;
         for (uint32_t r = 0; r < s->size; r++)
-            sum += median(x->us[job][r], x->n);
+            sum += coll_bench_median(x->us[job][r], x->n);
         if (row.us == 0 || sum / s->size < row.us)
             row.us = sum / s->size;
     }

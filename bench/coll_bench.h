@@ -75,6 +75,8 @@ void coll_bench_sample(
     struct bench *s, const struct op *o, enum variant v, bool verify, struct samples *to);
 // Sets the sizes; false where the operation has nothing to do at this size.
 bool coll_bench_shape(struct bench *s, const struct op *o, size_t bytes);
+double coll_bench_now_us(void);
+double coll_bench_median(double *x, int n); // sorts
 // The mean over ranks of each rank's median, on all ranks.
 double coll_bench_mean(struct bench *s, double *us, int n);
 enum status coll_bench_open(

@@ -10,7 +10,6 @@
 
 #include <stdlib.h>
 #include <string.h>
-#include <time.h>
 
 enum { DEVICE_CALLS = 20, DEVICE_ROUNDS = 7, DEVICE_GROUPS = 2 };
 
@@ -22,13 +21,6 @@ struct on_device {
     float *buffer, *heap, *host;
     size_t most;
 };
-
-static double now_us(void)
-{
-    struct timespec ts;
-    clock_gettime(CLOCK_MONOTONIC, &ts);
-    return (double)ts.tv_sec * 1e6 + (double)ts.tv_nsec * 1e-3;
-}
 
 static enum status settle(struct on_device *s, struct coll_group *g)
 {
@@ -73,12 +65,6 @@ static enum status verify(
     return settle(s, g);
 }
 
-static int by_value(const void *a, const void *b)
-{
-    double x = *(const double *)a, y = *(const double *)b;
-    return (x > y) - (x < y);
-}
-
 // The mean over ranks of each rank's median, and the wrong elements of all.
 static enum status measure(struct on_device *s, struct coll_group *g, float *x, size_t n,
     bool symmetric, double *us, uint64_t *wrong)
@@ -91,14 +77,13 @@ static enum status measure(struct on_device *s, struct coll_group *g, float *x, 
     TRY(verify(s, g, x, n, symmetric, &mine.wrong));
     for (int i = 0; i < DEVICE_ROUNDS; i++) {
         TRY(s->b->barrier(s->b, NULL));
-        double t0 = now_us();
+        double t0 = coll_bench_now_us();
         for (int k = 0; k < DEVICE_CALLS; k++)
             TRY(call(s, g, x, n, symmetric));
         TRY(settle(s, g));
-        round[i] = (now_us() - t0) / DEVICE_CALLS;
+        round[i] = (coll_bench_now_us() - t0) / DEVICE_CALLS;
     }
-    qsort(round, DEVICE_ROUNDS, sizeof *round, by_value);
-    mine.us = round[DEVICE_ROUNDS / 2];
+    mine.us = coll_bench_median(round, DEVICE_ROUNDS);
     TRY(s->b->all_gather(s->b, &mine, sizeof mine, all, NULL));
     *us = 0;
     *wrong = 0;

@@ -111,9 +111,7 @@ static enum status add_model(struct shell *s, struct error *err)
     m->vocab_size = config.vocab_size;
     m->context_tokens = o->max_model_len ? (uint32_t)o->max_model_len : config.max_position;
     m->degree = (uint32_t)o->tensor_parallel_degree;
-    struct stat st; // of a shape there are only ids
-    bool shape = stat(o->model, &st) == 0 && S_ISREG(st.st_mode);
-    if (!o->skip_tokenizer && !shape)
+    if (!o->skip_tokenizer && !arch_is_shape(o->model)) // of a shape there are only ids
         TRY(load_tokenizer(o, &m->tokenizer, err));
     if (m->tokenizer)
         TRY(template_set_load(o->model, &m->templates, err));

@@ -380,10 +380,15 @@ enum status arch_parse(const char *config_text, size_t config_bytes, const char 
     return s;
 }
 
-bool arch_config_path(char path[TEXT_FILE_PATH_BYTES], const char *model)
+bool arch_is_shape(const char *model)
 {
     struct stat st;
-    if (stat(model, &st) != 0 || !S_ISREG(st.st_mode))
+    return stat(model, &st) == 0 && S_ISREG(st.st_mode);
+}
+
+bool arch_config_path(char path[TEXT_FILE_PATH_BYTES], const char *model)
+{
+    if (!arch_is_shape(model))
         return text_file_path(path, model, "config.json");
     int n = snprintf(path, TEXT_FILE_PATH_BYTES, "%s", model);
     return n >= 0 && n < TEXT_FILE_PATH_BYTES;
@@ -398,7 +403,7 @@ enum status arch_read(const char *dir, struct model_config *out,
     if (!arch_config_path(path, dir) || !text_file_path(second, dir, "generation_config.json"))
         return status_fail(err, STATUS_TOO_LARGE, "the path %s is too long", dir);
     TRY(text_file_read(path, ARCH_JSON_BYTES_MAX, &config, &config_bytes, err));
-    enum status s = strcmp(path, dir) == 0
+    enum status s = arch_is_shape(dir)
                         ? STATUS_NOT_FOUND
                         : text_file_read(second, ARCH_JSON_BYTES_MAX, &more, &more_bytes, err);
     if (s == STATUS_OK || s == STATUS_NOT_FOUND)

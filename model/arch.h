@@ -27,8 +27,10 @@ struct generation_defaults {
     uint32_t max_new_tokens;  // 0: not given
 };
 
-// The path of a model's config.json: in its directory, or `model` itself where that is a file,
-// which is a shape for random weights. False where the path is too long.
+// Whether `model` is a file: the shape alone of a model of random weights, instead of a directory.
+bool arch_is_shape(const char *model);
+// The path of a model's config.json: in its directory, or the shape itself. False where the path is
+// too long.
 bool arch_config_path(char path[TEXT_FILE_PATH_BYTES], const char *model);
 
 // Reads config.json and, if there is one, generation_config.json of a model directory; of a shape,

@@ -187,7 +187,7 @@ static void ring_turn(struct device *d, size_t bytes)
 void *device_upload(struct device *d, const void *host, size_t bytes)
 {
     check(!d->recording);
-    size_t rounded = (bytes + 255) & ~(size_t)255;
+    size_t rounded = device_whole(bytes);
     if (d->ring_at + rounded > d->ring[d->ring_turn % DEVICE_STAGINGS].bytes)
         ring_turn(d, rounded);
     if (d->failed != STATUS_OK)

@@ -187,6 +187,19 @@ uint64_t device_samplers_bytes(uint32_t n_slots, uint32_t vocab_size, uint32_t i
 uint64_t device_experts_bytes(const struct device *d, const struct mem_needs_args *a);
 uint64_t device_attention_bytes(const struct device *d, const struct mem_needs_args *a);
 
+// How many rows of a step there really are, where it is recorded for as many as the bounds; NULL
+// elsewhere.
+inline const uint32_t *device_live_rows(const struct device *d)
+{
+    return d->recording ? d->batch.counts + DEVICE_COUNT_ROWS : NULL;
+}
+
+// Bytes that a part of the workspace or of an upload takes, so that the next one is aligned.
+inline size_t device_whole(size_t bytes)
+{
+    return (bytes + 255) / 256 * 256;
+}
+
 // Blocks for `n` threads, at least 1 and at most what a grid's x may be.
 inline unsigned device_grid(uint64_t n, unsigned block)
 {

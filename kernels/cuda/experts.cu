@@ -84,11 +84,6 @@ struct job {
     unsigned n_rows; // of a round
 };
 
-size_t whole(size_t bytes)
-{
-    return (bytes + 255) / 256 * 256;
-}
-
 // The weights as kernels see them: first all of `in`, then all of `down`. True where tensor cores
 // can multiply all of them with the activations.
 bool list_weights(const struct device *d, const struct experts_args *a, linear_group_weight *to)
@@ -163,7 +158,7 @@ size_t lay_out(job &j, uint8_t *base, unsigned n_rows)
     size_t at = 0, n = (size_t)n_rows * a->n_used;
     auto take = [&](size_t bytes) {
         uint8_t *p = base != NULL ? base + at : NULL;
-        at += whole(bytes);
+        at += device_whole(bytes);
         return static_cast<void *>(p);
     };
     experts_routes &r = j.routes;
@@ -192,7 +187,7 @@ void lay_routes(struct device *d, job &j)
     r.probability = reinterpret_cast<float *>(r.expert + n);
     r.logit = r.probability + n;
     j.shared_gate = r.probability + n + (size_t)a->n_rows * a->n_experts;
-    r.live = d->recording ? d->batch.counts + DEVICE_COUNT_ROWS : NULL;
+    r.live = device_live_rows(d);
     r.n_experts = a->n_experts;
     r.n_used = a->n_used;
     r.begin = a->begin;

@@ -2,9 +2,8 @@
 // What the files of the op `experts` share.
 //
 //   router   logits of all rows, as any linear
-//   route    probabilities and choices of each row; the last block makes a table of tiles, each
-//   with
-//            rows of one expert, and the list of the rows in the order of experts
+//   route    probabilities and choices of each row; the last block makes a table of tiles,
+//            each with rows of one expert, and the list of the rows in the order of experts
 //   up       act(gate(x)) * up(x) of each tile's rows       a product of groups of rows: an expert
 //   down                                                    that no row chose is not read
 //   combine  a row's results times their probabilities, in ascending order of experts

@@ -119,7 +119,7 @@ parts_call call_of(const struct device *d, const struct experts_parts_args *a)
     check(a->n_ranks >= 1 && a->n_ranks <= KERNELS_EXPERT_RANKS_MAX && a->rank < a->n_ranks);
     check(a->share >= 1 && (uint64_t)a->share * a->n_ranks >= a->n_rows);
     c.chosen = a->chosen;
-    c.live = d->recording ? d->batch.counts + DEVICE_COUNT_ROWS : NULL;
+    c.live = device_live_rows(d);
     for (uint32_t q = 0; q <= a->n_ranks; q++)
         c.bound[q] = a->bound[q];
     c.bytes = a->bytes;

@@ -35,11 +35,6 @@ __global__ void __launch_bounds__(pack_threads)
     }
 }
 
-size_t whole(size_t bytes)
-{
-    return (bytes + 255) / 256 * 256;
-}
-
 // The product as the kernels are told of it, before its memory is found.
 struct job {
     linear_call call;
@@ -79,7 +74,7 @@ job plan_job(const struct device *d, const struct linear_args *a)
     c.x_aligned = linear_aligned(c.x, c.x_stride * dtype_bytes(c.x_type));
     j.packs = j.shape.half && linear_must_pack(c.x, c.x_stride, c.k);
     if (j.packs)
-        j.x_bytes = whole((size_t)c.m * linear_packed_k(c.k) * sizeof(uint16_t));
+        j.x_bytes = device_whole((size_t)c.m * linear_packed_k(c.k) * sizeof(uint16_t));
     return j;
 }
 
@@ -96,7 +91,7 @@ void plan_kernel(job &j)
     j.plan = linear_plan_make(&j.shape);
     j.call.segment = j.plan.segment;
     j.call.n_segments = j.plan.n_segments;
-    j.partial_bytes = whole(linear_plan_partials(&j.plan, &j.shape) * sizeof(float));
+    j.partial_bytes = device_whole(linear_plan_partials(&j.plan, &j.shape) * sizeof(float));
 }
 
 // Runs the product, which may write its part of the workspace.
@@ -291,7 +286,7 @@ void cuda_linear_act(struct device *d, const struct linear_args *a, const struct
     if (a->n_rows == 0)
         return;
     job j = plan_job(d, a);
-    size_t between = whole((size_t)a->n_rows * a->w->n * dtype_bytes(d->activation));
+    size_t between = device_whole((size_t)a->n_rows * a->w->n * dtype_bytes(d->activation));
     j.call.out = NULL; // of the workspace, which is aligned
     j.call.out_stride = a->w->n;
     j.call.out_type = d->activation;

@@ -21,6 +21,7 @@
 
 #include "kernels/cpu/canon_act.h"
 #include "kernels/cuda/linear_plan.h"
+#include "kernels/cuda/pack.cuh"
 #include "kernels/cuda/ptx.cuh"
 
 // Everything on the device. Rows of w are multiples of 16 bytes long and apart; where x and w are
@@ -116,14 +117,6 @@ uint32_t linear_packed_k(uint32_t k);
 void linear_pack(
     struct device *d, const void *x, uint64_t x_stride, uint32_t m, uint32_t k, void *to);
 
-__device__ __forceinline__ float linear_load(const void *p, enum dtype t, uint64_t i)
-{
-    if (t == DTYPE_F32)
-        return static_cast<const float *>(p)[i];
-    return t == DTYPE_F16 ? phx_float(static_cast<const phx_f16 *>(p)[i])
-                          : phx_float(static_cast<const phx_bf16 *>(p)[i]);
-}
-
 __device__ __forceinline__ float linear_rounded(float v, enum dtype t)
 {
     if (t == DTYPE_F32)
@@ -134,7 +127,7 @@ __device__ __forceinline__ float linear_rounded(float v, enum dtype t)
 // A finished sum, with what linear adds to it.
 __device__ __forceinline__ float linear_biased(const linear_call &a, unsigned n, float sum)
 {
-    return a.bias != nullptr ? sum + linear_load(a.bias, a.bias_type, n) : sum;
+    return a.bias != nullptr ? sum + phx_load_any(a.bias, a.bias_type, n) : sum;
 }
 
 __device__ __forceinline__ void linear_add(const linear_call &a, unsigned m, unsigned n, float v)
@@ -143,24 +136,13 @@ __device__ __forceinline__ void linear_add(const linear_call &a, unsigned m, uns
     float sum = linear_rounded(v, a.act_type);
     if (a.add_bias != nullptr)
         sum = sum + a.add_bias[n];
-    float r = fmaf(sum, a.add_scale, linear_load(a.residual, a.residual_type, at));
-    if (a.residual_type == DTYPE_F32)
-        static_cast<float *>(a.residual)[at] = r;
-    else if (a.residual_type == DTYPE_F16)
-        static_cast<phx_f16 *>(a.residual)[at] = phx_round<phx_f16>(r);
-    else
-        static_cast<phx_bf16 *>(a.residual)[at] = phx_round<phx_bf16>(r);
+    float r = fmaf(sum, a.add_scale, phx_load_any(a.residual, a.residual_type, at));
+    phx_store_any(a.residual, a.residual_type, at, r);
 }
 
 __device__ __forceinline__ void linear_put(const linear_call &a, unsigned m, unsigned n, float v)
 {
-    uint64_t at = m * a.out_stride + n;
-    if (a.out_type == DTYPE_F32)
-        static_cast<float *>(a.out)[at] = v;
-    else if (a.out_type == DTYPE_F16)
-        static_cast<phx_f16 *>(a.out)[at] = phx_round<phx_f16>(v);
-    else
-        static_cast<phx_bf16 *>(a.out)[at] = phx_round<phx_bf16>(v);
+    phx_store_any(a.out, a.out_type, m * a.out_stride + n, v);
 }
 
 // Stores out[m, n], not gated.

@@ -65,7 +65,7 @@ struct ffma_block {
         }
 #pragma unroll
         for (unsigned i = 0; i < held; i++)
-            to[i] = k + i < a.k ? linear_load(from, type, row_at + k + i) : 0.0f;
+            to[i] = k + i < a.k ? phx_load_any(from, type, row_at + k + i) : 0.0f;
     }
 
     __device__ __forceinline__ void fetch_whole(

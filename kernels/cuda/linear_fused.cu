@@ -174,16 +174,10 @@ __global__ void __launch_bounds__(rows_threads, 2)
         x.begin(a);
         warp.run(begin, end, x);
     }
-    sums.put(warp.c);
-    __syncthreads();
-    if (gridDim.y > 1) {
-        rows_leave_partials<NT, MT, gated>(a, sums, first, n_warps);
-        if (!linear_is_last(a.tickets + blockIdx.x, gridDim.y))
-            return;
-    }
-    rows_finish<NT, MT, gated>(a, sums, first, n_warps);
+    bool stored = rows_end<NT, MT, gated>(a, sums, warp.c, first, n_warps);
     if constexpr (heads)
-        fused_heads<T>(a, r, first, columns);
+        if (stored)
+            fused_heads<T>(a, r, first, columns);
 }
 
 template <class T, bool normed, bool heads>

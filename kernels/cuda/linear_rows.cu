@@ -26,14 +26,7 @@ __global__ void __launch_bounds__(rows_threads) rows_kernel(const __grid_constan
     phx_grid_wait();
     phx_grid_release();
     warp.run(begin, end, x);
-    sums.put(warp.c);
-    __syncthreads();
-    if (gridDim.y > 1) {
-        rows_leave_partials<NT, MT, gated>(a, sums, first, n_warps);
-        if (!linear_is_last(a.tickets + blockIdx.x, gridDim.y))
-            return;
-    }
-    rows_finish<NT, MT, gated>(a, sums, first, n_warps);
+    rows_end<NT, MT, gated>(a, sums, warp.c, first, n_warps);
 }
 
 // A block per tile of a group: nobody shares K.

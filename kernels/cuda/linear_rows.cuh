@@ -198,4 +198,21 @@ __device__ __forceinline__ void rows_finish(
     }
 }
 
+// Behind run(): the sums of this block's warps, and where blocks share K, of theirs. False in all
+// blocks but the last of those that share, which has stored the columns.
+template <int NT, int MT, bool gated>
+__device__ __forceinline__ bool rows_end(const linear_call &a, rows_sums<NT, MT> &sums,
+    const float (&c)[NT][MT][4], unsigned first, unsigned n_warps)
+{
+    sums.put(c);
+    __syncthreads();
+    if (gridDim.y > 1) {
+        rows_leave_partials<NT, MT, gated>(a, sums, first, n_warps);
+        if (!linear_is_last(a.tickets + blockIdx.x, gridDim.y))
+            return false;
+    }
+    rows_finish<NT, MT, gated>(a, sums, first, n_warps);
+    return true;
+}
+
 #endif

@@ -2,6 +2,7 @@
 // Norms of queries and keys that rope_kv does not do, and the clipping before them: a block per
 // row and head, or per row and all heads of its q or k where they are normed together.
 #include "kernels/cuda/device.cuh"
+#include "kernels/cuda/norm.cuh"
 #include "kernels/cuda/pack.cuh"
 
 namespace
@@ -47,12 +48,10 @@ template <class T> __global__ void __launch_bounds__(32) heads_kernel(const qk_c
     for (unsigned i = threadIdx.x; i < dim; i += 32) {
         float w =
             c.weight_offset + phx_load_any(s.weight, s.weight_type, s.shared_weight ? i : own + i);
-        float y = (phx_float(x[i]) - mean) * scale;
+        float b = 0.0f;
         if (s.bias != nullptr)
-            y = fmaf(y, w, phx_load_any(s.bias, s.bias_type, s.shared_bias ? i : own + i));
-        else
-            y = y * w;
-        x[i] = phx_round<T>(y);
+            b = phx_load_any(s.bias, s.bias_type, s.shared_bias ? i : own + i);
+        x[i] = phx_round<T>(norm_element(phx_float(x[i]), mean, scale, w, s.bias != nullptr, b));
     }
 }
 

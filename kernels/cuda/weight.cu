@@ -3,7 +3,7 @@
 // where they lie.
 #include "base/draw.h"
 #include "kernels/cuda/device.cuh"
-#include "kernels/cuda/types.cuh"
+#include "kernels/cuda/pack.cuh"
 
 #include <stdlib.h>
 #include <string.h>
@@ -175,12 +175,7 @@ enum status cuda_weight_draw(
     check(a->n >= 1 && a->k >= 1 && rows == a->n);
     check(a->dtype == DTYPE_F32 || a->dtype == DTYPE_F16 || a->dtype == DTYPE_BF16);
     TRY(take_weight(d, a->dtype, a->n, a->k, &w, err));
-    if (a->dtype == DTYPE_F32)
-        draw_all<float>(d, w, a);
-    else if (a->dtype == DTYPE_F16)
-        draw_all<phx_f16>(d, w, a);
-    else
-        draw_all<phx_bf16>(d, w, a);
+    phx_dispatch(a->dtype, [&](auto type) { draw_all<decltype(type)>(d, w, a); });
     return keep_weight(d, w, out, err);
 }
 

@@ -12,6 +12,7 @@ extern "C" {
 #include "collectives/cuda/peers.h"
 #include "collectives/cuda/plugin.h"
 #include "kernels/emu/driver.hpp"
+#include "tests/collectives/emulated_device.hpp"
 
 #include <csignal>
 #include <cstring>
@@ -20,27 +21,10 @@ extern "C" {
 namespace
 {
 
-// One device for each rank; `peers` is the plugin's table, which tests change.
-struct device {
-    coll_device table;
-    coll_peers peers;
-
-    device()
+struct device : emulated_device {
+    device() : emulated_device(80)
     {
-        coll_plugin_args args = {};
-        args.capability = 80;
-        args.blocks = 2;
-        args.threads = 32;
-        if (coll_plugin_table()->open(&args, &table, nullptr) == STATUS_OK)
-            peers = *table.peers;
-        table.peers = &peers;
     }
-    ~device()
-    {
-        coll_plugin_table()->close(&table);
-    }
-    device(const device &) = delete;
-    device &operator=(const device &) = delete;
 };
 
 coll_args args_of(const device &d)

@@ -10,6 +10,7 @@ extern "C" {
 #include "collectives/cuda/peers.h"
 #include "collectives/cuda/plugin.h"
 #include "kernels/emu/driver.hpp"
+#include "tests/collectives/emulated_device.hpp"
 
 #include <cmath>
 #include <cstring>
@@ -20,26 +21,11 @@ namespace
 
 constexpr size_t heap_bytes = 1 << 16;
 
-struct device {
-    coll_device table;
-    coll_peers peers;
-
-    device()
+// One that may have a switch.
+struct device : emulated_device {
+    device() : emulated_device(90)
     {
-        coll_plugin_args args = {};
-        args.capability = 90;
-        args.blocks = 2;
-        args.threads = 32;
-        if (coll_plugin_table()->open(&args, &table, nullptr) == STATUS_OK)
-            peers = *table.peers;
-        table.peers = &peers;
     }
-    ~device()
-    {
-        coll_plugin_table()->close(&table);
-    }
-    device(const device &) = delete;
-    device &operator=(const device &) = delete;
 };
 
 enum class plan { sums, not_allowed, no_switch, not_bound };
