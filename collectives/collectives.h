@@ -123,7 +123,7 @@ struct coll_all_reduce_args {
     enum dtype dtype;
     enum coll_op op;
     bool symmetric;
-    void *stream; // NULL on CPUs
+    void *stream; // NULL on CPUs; on devices calls run in the order of the calls, in any streams
 };
 enum status coll_all_reduce(struct coll_group *g, const struct coll_all_reduce_args *a);
 

@@ -166,7 +166,7 @@ start_fn *const scatters[2][3] = {
 } // namespace
 
 enum status device_multicast(
-    const coll_device_group *d, const coll_device_reduce_args *a, size_t offset, struct error *err);
+    coll_device_group *d, const coll_device_reduce_args *a, size_t offset, struct error *err);
 
 enum status coll_device_all_reduce(
     struct coll_device_group *d, const struct coll_device_reduce_args *a, struct error *err)
@@ -190,10 +190,11 @@ enum status coll_device_all_reduce(
     TRY(coll_device_poll(d, err));
     if (d->group.size == 1 && a->in == a->out)
         return STATUS_OK;
+    TRY(device_begin(d, a->stream, err));
     j.g = device_call(d, DEVICE_ALL_REDUCE, a->count,
         (uint64_t)type | (uint64_t)a->max << 8 | (uint64_t)a->symmetric << 16, (uint64_t)algorithm,
         j.offset);
-    return device_started(reduces[a->max][type](j, algorithm), "all_reduce", err);
+    return device_end(d, a->stream, reduces[a->max][type](j, algorithm), "all_reduce", err);
 }
 
 enum status coll_device_reduce_scatter(
@@ -205,7 +206,7 @@ enum status coll_device_reduce_scatter(
         return device_wrong_type("reduce_scatter", a->dtype, err);
     if (__builtin_mul_overflow(a->count, (size_t)dtype_bytes(a->dtype), &j.bytes))
         return status_fail(err, STATUS_TOO_LARGE, "reduce_scatter of %zu elements", a->count);
-    TRY(coll_device_poll(d, err));
+    TRY(device_begin(d, a->stream, err));
     j.g = device_call(d, DEVICE_REDUCE_SCATTER, a->count, (uint64_t)type | (uint64_t)a->max << 8);
-    return device_started(scatters[a->max][type](j, a->algorithm), "reduce_scatter", err);
+    return device_end(d, a->stream, scatters[a->max][type](j, a->algorithm), "reduce_scatter", err);
 }

@@ -72,6 +72,8 @@ void coll_device_close(struct coll_device_group *d)
 {
     if (d == NULL)
         return;
+    if (d->last != NULL)
+        cudaEventDestroy(d->last);
     cudaFreeHost(d->group.status);
     free(d);
 }
@@ -166,6 +168,53 @@ enum status device_started(cudaError_t e, const char *what, struct error *err)
         return STATUS_OK;
     return status_fail(
         err, STATUS_DEVICE_FAILED, "%s did not start: %s", what, cudaGetErrorString(e));
+}
+
+static enum status in_order(cudaError_t e, struct error *err)
+{
+    return e == cudaSuccess
+               ? STATUS_OK
+               : status_fail(err, STATUS_DEVICE_FAILED,
+                     "calls in several streams cannot be put in order: %s", cudaGetErrorString(e));
+}
+
+// What is captured runs when its graph is replayed, in any stream: that order is the caller's.
+static cudaError_t captures(cudaStream_t stream, bool *does)
+{
+    cudaStreamCaptureStatus s = cudaStreamCaptureStatusNone;
+    cudaError_t e = cudaStreamIsCapturing(stream, &s);
+    *does = s != cudaStreamCaptureStatusNone;
+    return e;
+}
+
+enum status device_begin(coll_device_group *d, void *stream, struct error *err)
+{
+    cudaStream_t s = (cudaStream_t)stream;
+    unsigned long long id = 0;
+    bool captured = false;
+    TRY(coll_device_poll(d, err));
+    if (d->last == NULL)
+        return STATUS_OK;
+    TRY(in_order(cudaStreamGetId(s, &id), err));
+    if (id == d->last_stream)
+        return STATUS_OK;
+    TRY(in_order(captures(s, &captured), err));
+    return captured ? STATUS_OK : in_order(cudaStreamWaitEvent(s, d->last, 0), err);
+}
+
+enum status device_end(
+    coll_device_group *d, void *stream, cudaError_t e, const char *what, struct error *err)
+{
+    cudaStream_t s = (cudaStream_t)stream;
+    bool captured = false;
+    TRY(device_started(e, what, err));
+    TRY(in_order(captures(s, &captured), err));
+    if (captured)
+        return STATUS_OK;
+    if (d->last == NULL)
+        TRY(in_order(cudaEventCreateWithFlags(&d->last, cudaEventDisableTiming), err));
+    TRY(in_order(cudaStreamGetId(s, &d->last_stream), err));
+    return in_order(cudaEventRecord(d->last, s), err);
 }
 
 size_t device_heap_offset(const coll_device_group *d, const void *p, size_t bytes)

@@ -7,6 +7,8 @@
 
 struct coll_device_group {
     pad_group group;
+    cudaEvent_t last; // behind the last call that was not captured; NULL: there was none
+    unsigned long long last_stream; // its cudaStreamGetId: pointers come again
     unsigned threads;
     size_t heap_bytes;
     void *multicast_heap;
@@ -29,6 +31,12 @@ pad_group device_call(const coll_device_group *d, device_operation op, uint64_t 
 unsigned device_blocks(const coll_device_group *d, uint64_t pieces);
 phx_launch_config device_launch(
     const coll_device_group *d, unsigned blocks, size_t dynamic_bytes, void *stream);
+// Around every launch. Two kernels of a group at once would wait for each other's ranks for ever,
+// so a call in another stream than the last one's begins behind that.
+enum status device_begin(coll_device_group *d, void *stream, struct error *err);
+enum status device_end(
+    coll_device_group *d, void *stream, cudaError_t e, const char *what, struct error *err);
+// Of a kernel that waits for nobody.
 enum status device_started(cudaError_t e, const char *what, struct error *err);
 // Offset of [p, p + bytes) in the heap, or SIZE_MAX.
 size_t device_heap_offset(const coll_device_group *d, const void *p, size_t bytes);

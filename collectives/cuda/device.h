@@ -4,12 +4,14 @@
 // The host gives plain pointers: for every rank the *pad* (flags and buffers of this library) and
 // the *heap* (the symmetric memory of the program), as mapped into this process. Both are device
 // memory; pads are zero before the first rank uses them. Calls enqueue kernels into the caller's
-// stream and return; nothing about a call is kept on the host, so they may be captured in graphs.
+// stream and return; they may be captured in graphs.
 //
-// Every member issues the same calls in the same order, one at a time: one stream, or streams that
-// are ordered by events. Ranks that disagree get STATUS_MISMATCH, a rank that does not come
-// STATUS_TIMEOUT, by coll_device_poll; from then on all calls of the group do nothing, and what
-// they should have written is unspecified. Nothing hangs, traps or prints.
+// Every member issues the same calls in the same order. A group runs one call at a time: a call in
+// another stream than the one before begins when that has ended. Only what is captured has no order
+// but the caller's: replays of graphs, and calls beside them, are in one stream or behind events.
+// Ranks that disagree get STATUS_MISMATCH, a rank that does not come STATUS_TIMEOUT, by
+// coll_device_poll; from then on all calls of the group do nothing, and what they should have
+// written is unspecified. Nothing hangs, traps or prints.
 //
 // Sums run in rank order in f32 and are rounded once, so all algorithms and the host's collectives
 // give the same bits. Launches are cooperative: they fail if not all of their blocks fit at once.

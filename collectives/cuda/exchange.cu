@@ -117,7 +117,7 @@ enum status coll_device_exchange(
     exchange_call c = {};
     size_t offset = 0;
     TRY(check_args(d, a, &offset, err));
-    TRY(coll_device_poll(d, err));
+    TRY(device_begin(d, a->stream, err));
     for (unsigned r = 0; r < d->group.size; r++) {
         c.send[r] = static_cast<const uint8_t *>(a->send[r]);
         c.send_bytes[r] = a->send_bytes[r];
@@ -133,6 +133,6 @@ enum status coll_device_exchange(
     size_t stretch = (size_t)d->threads * 16;
     unsigned blocks = device_blocks(d, (a->slot_bytes + stretch - 1) / stretch);
     pad_group g = device_call(d, DEVICE_EXCHANGE, a->slot_bytes, offset, a->fixed);
-    return device_started(
+    return device_end(d, a->stream,
         phx_launch(device_launch(d, blocks, 0, a->stream), exchange_kernel, g, c), "exchange", err);
 }

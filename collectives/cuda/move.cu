@@ -65,10 +65,11 @@ size_t pieces(size_t bytes)
 enum status coll_device_all_gather(struct coll_device_group *d, const void *in, void *out,
     size_t bytes, void *stream, struct error *err)
 {
-    TRY(coll_device_poll(d, err));
+    TRY(device_begin(d, stream, err));
     phx_launch_config l = device_launch(d, device_blocks(d, pieces(bytes)), 0, stream);
-    return device_started(phx_launch(l, gather_kernel, device_call(d, DEVICE_ALL_GATHER, bytes),
-                              static_cast<const uint8_t *>(in), static_cast<uint8_t *>(out), bytes),
+    return device_end(d, stream,
+        phx_launch(l, gather_kernel, device_call(d, DEVICE_ALL_GATHER, bytes),
+            static_cast<const uint8_t *>(in), static_cast<uint8_t *>(out), bytes),
         "all_gather", err);
 }
 
@@ -78,9 +79,9 @@ enum status coll_device_broadcast(struct coll_device_group *d, void *buffer, siz
     if (root >= d->group.size)
         return status_fail(
             err, STATUS_INVALID, "broadcast from rank %u of %u", (unsigned)root, d->group.size);
-    TRY(coll_device_poll(d, err));
+    TRY(device_begin(d, stream, err));
     phx_launch_config l = device_launch(d, device_blocks(d, pieces(bytes)), 0, stream);
-    return device_started(
+    return device_end(d, stream,
         phx_launch(l, broadcast_kernel, device_call(d, DEVICE_BROADCAST, bytes, root),
             static_cast<uint8_t *>(buffer), bytes, (unsigned)root),
         "broadcast", err);
@@ -88,9 +89,9 @@ enum status coll_device_broadcast(struct coll_device_group *d, void *buffer, siz
 
 enum status coll_device_barrier(struct coll_device_group *d, void *stream, struct error *err)
 {
-    TRY(coll_device_poll(d, err));
+    TRY(device_begin(d, stream, err));
     phx_launch_config l = device_launch(d, 1, 0, stream);
     l.block = dim3(32);
-    return device_started(
-        phx_launch(l, barrier_kernel, device_call(d, DEVICE_BARRIER, 0)), "barrier", err);
+    return device_end(d, stream, phx_launch(l, barrier_kernel, device_call(d, DEVICE_BARRIER, 0)),
+        "barrier", err);
 }

@@ -85,16 +85,16 @@ __global__ void __launch_bounds__(512, 1) multicast_kernel(
 } // namespace
 
 enum status device_multicast(
-    const coll_device_group *d, const coll_device_reduce_args *a, size_t offset, struct error *err);
+    coll_device_group *d, const coll_device_reduce_args *a, size_t offset, struct error *err);
 
 enum status device_multicast(
-    const coll_device_group *d, const coll_device_reduce_args *a, size_t offset, struct error *err)
+    coll_device_group *d, const coll_device_reduce_args *a, size_t offset, struct error *err)
 {
     size_t bytes = a->count * dtype_bytes(a->dtype);
     if (d->multicast_heap == NULL || !a->symmetric || a->max || offset % 16 != 0 || bytes % 16 != 0)
         return status_fail(err, STATUS_UNSUPPORTED,
             "all_reduce by multicast needs a multicast heap and a symmetric sum of whole 16 bytes");
-    TRY(coll_device_poll(d, err));
+    TRY(device_begin(d, a->stream, err));
     unsigned type = device_type(a->dtype);
     pad_group g =
         device_call(d, DEVICE_ALL_REDUCE, a->count, type, (uint64_t)COLL_DEVICE_MULTICAST, offset);
@@ -104,7 +104,7 @@ enum status device_multicast(
     auto kernel = type == 0   ? multicast_kernel<float>
                   : type == 1 ? multicast_kernel<phx_f16>
                               : multicast_kernel<phx_bf16>;
-    return device_started(
+    return device_end(d, a->stream,
         phx_launch(l, kernel, g, static_cast<uint8_t *>(d->multicast_heap), offset, bytes),
         "all_reduce by multicast", err);
 }

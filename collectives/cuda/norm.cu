@@ -183,12 +183,12 @@ enum status coll_device_norm(
     unsigned type = device_type(a->dtype);
     norm_call c;
     TRY(check_args(a, &c, err));
-    TRY(coll_device_poll(d, err));
+    TRY(device_begin(d, a->stream, err));
     pad_group g = device_call(d, DEVICE_NORM, a->rows, a->dim, type);
     cudaError_t e = type == 0   ? start<float>(d, g, a, c)
                     : type == 1 ? start<phx_f16>(d, g, a, c)
                                 : start<phx_bf16>(d, g, a, c);
-    return device_started(e, "all_reduce with norm", err);
+    return device_end(d, a->stream, e, "all_reduce with norm", err);
 }
 
 enum status coll_device_norm_alone(const struct coll_device_norm_args *a, struct error *err)

@@ -5,6 +5,7 @@
 #include "kernels/emu/memory.hpp"
 #include "kernels/emu/sanitize.hpp"
 
+#include <atomic>
 #include <cstdlib>
 #include <deque>
 #include <map>
@@ -38,6 +39,7 @@ struct emu_stream {
     std::deque<step> queue;
     std::deque<emu::launch *> running; // more than one where kernels overlap; the oldest is first
     emu_graph *capture;
+    unsigned long long id;
 };
 
 namespace
@@ -46,8 +48,14 @@ namespace
 constexpr std::size_t default_dynamic_bytes = 48 * 1024;
 constexpr std::size_t chain_max = 3; // kernels of a stream that run at once
 
+unsigned long long next_id()
+{
+    static std::atomic<unsigned long long> n;
+    return ++n;
+}
+
 struct streams {
-    emu_stream null = {};
+    emu_stream null = {{}, {}, nullptr, next_id()};
     std::vector<emu_stream *> all = {&null};
     cudaError_t last = cudaSuccess;
 };
@@ -337,7 +345,7 @@ cudaError_t cudaMemsetAsync(void *p, int value, std::size_t bytes, cudaStream_t 
 
 cudaError_t cudaStreamCreateWithFlags(cudaStream_t *s, unsigned)
 {
-    *s = new emu_stream{};
+    *s = new emu_stream{{}, {}, nullptr, next_id()};
     mine().all.push_back(*s);
     return cudaSuccess;
 }
@@ -377,6 +385,12 @@ cudaError_t cudaStreamQuery(cudaStream_t s)
 cudaError_t cudaStreamWaitEvent(cudaStream_t s, cudaEvent_t e, unsigned)
 {
     return enqueue(s, {does::wait, nullptr, nullptr, e, e->asked});
+}
+
+cudaError_t cudaStreamGetId(cudaStream_t s, unsigned long long *id)
+{
+    *id = stream_of(s)->id;
+    return cudaSuccess;
 }
 
 cudaError_t cudaDeviceSynchronize()
@@ -440,6 +454,13 @@ cudaError_t cudaStreamBeginCapture(cudaStream_t s, cudaStreamCaptureMode)
     if (s == nullptr || s->capture != nullptr)
         return give(cudaErrorStreamCaptureUnsupported);
     s->capture = new emu_graph{};
+    return cudaSuccess;
+}
+
+cudaError_t cudaStreamIsCapturing(cudaStream_t s, cudaStreamCaptureStatus *status)
+{
+    bool captures = stream_of(s)->capture != nullptr;
+    *status = captures ? cudaStreamCaptureStatusActive : cudaStreamCaptureStatusNone;
     return cudaSuccess;
 }
 

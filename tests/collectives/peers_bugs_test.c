@@ -4,6 +4,7 @@
 //
 //   two operations of one communicator at once    fault_test test_two_threads (refused),
 //                                                 test_channels (side by side)
+//   two streams, one communicator                 device_streams_test streams_in_any_order
 //   scratch shared by groups                      test_scratch (many_groups), all_reduce_test
 //                                                 test_side_by_side (groups of 1, 2, 4 in 8),
 //                                                 uses_test test_two_models, device_reduce_test
