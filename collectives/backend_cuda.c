@@ -1,34 +1,20 @@
 // SPDX-License-Identifier: Apache-2.0
 // The back end on devices that reach each other's memory: the host's side. It maps all members'
-// memory, once, and then only enqueues the kernels of collectives/cuda/device.h into the caller's
-// streams; nothing about a call is kept on the host, so calls may be captured in graphs. CUDA is
+// memory, once (backend_cuda_share.c), and then only enqueues the kernels of
+// collectives/cuda/device.h into the caller's streams; calls may be captured in graphs. CUDA is
 // behind the table of the device (collectives/cuda/peers.h).
-//
-//   memory of a rank: | words | pad of channel 0 | pad of channel 1 | ... | heap |
-//   words: | probe[size], received[channels][size] |
-//
-// How memory is shared is agreed upon: each way is tried on all members, with a write and a read
-// across every pair (that devices can reach each other is sometimes claimed and not so), until one
-// works for all of them. Where the caller allows sums in another order (coll_args.native) and all
-// devices can, the members' memory gets one more address, at which a switch sums and spreads; where
-// they cannot, coll_explain says why and two_shot serves instead.
 //
 // Kernels have their own deadline, notice calls that differ, and tell all members when one gives
 // up; coll_poll brings that to light, and it looks after processes that have ended.
-#include "collectives/cuda/peers.h"
-#include "collectives/group.h"
+#include "collectives/backend_cuda.h"
 
 #include "base/clock.h"
 
 #include <sched.h>
-#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <unistd.h>
 
 enum {
-    CUDA_WORDS_BYTES = 4096,
-    CUDA_RECEIVED = 1024, // where the sizes of bounded exchanges begin among the words
     CUDA_ALIGNMENT = 256,
     // A peer that is gone may have done its part of what still runs here.
     CUDA_GRACE_US = 100000,
@@ -41,38 +27,14 @@ _Static_assert(CUDA_RECEIVED + COLL_CHANNELS_MAX * COLL_DEVICE_RANKS_MAX * sizeo
     "the words hold the sizes of all channels");
 _Static_assert((int)COLL_DEVICE_SOURCES_MAX >= (int)COLL_RANKS_MAX, "sums of all ranks");
 
-struct cuda_channel {
-    struct coll_device_group *group;
-    // Since when a peer has been missed; and what coll_peers.waits said once it had time to be
-    // noticed, by itself or in what it left behind.
-    uint64_t gone_us;
-    uint32_t waits;
-    bool graced;
-};
-
-struct cuda_state {
-    const struct coll_peers *peers;
-    void *context;
-    enum coll_peers_way way;
-    struct coll_peer_memory memory[COLL_DEVICE_RANKS_MAX], multicast;
-    char reach[300]; // how memory is shared, for coll_explain
-    struct cuda_channel channel[COLL_CHANNELS_MAX];
-    size_t pad_bytes, heap_at, bytes;
-};
-
 // In the group's control segment: who has unmapped the others' memory.
 struct cuda_shared {
     _Atomic uint32_t closed[COLL_DEVICE_RANKS_MAX];
 };
 
-static struct cuda_state *state_of(const struct coll_group *g)
-{
-    return g->main->state;
-}
-
 static struct cuda_channel *channel_of(const struct coll_group *g)
 {
-    return &state_of(g)->channel[g->channel];
+    return &cuda_state_of(g)->channel[g->channel];
 }
 
 static struct cuda_shared *shared_of(const struct coll_group *g)
@@ -96,213 +58,6 @@ static size_t segment_bytes(uint32_t size, uint32_t channels, size_t heap_bytes)
     return sizeof(struct cuda_shared);
 }
 
-// ---- sharing memory ----------------------------------------------------------------------------
-
-static const char *const way_names[COLL_PEERS_WAYS] = {"by file descriptor", "by cudaIpc"};
-
-// All members come here, with what each has found; all return the same kind of answer.
-static enum status agree(
-    struct coll_group *g, struct bootstrap *b, enum status mine, struct error *err)
-{
-    uint32_t word = (uint32_t)mine, all[COLL_RANKS_MAX];
-    enum status met = b->all_gather(b, &word, sizeof word, all, mine == STATUS_OK ? err : NULL);
-    if (mine != STATUS_OK)
-        return mine;
-    TRY(met);
-    for (uint32_t r = 0; r < g->size; r++)
-        if (all[r] != STATUS_OK)
-            return status_fail(err, all[r] < STATUS_COUNT ? (enum status)all[r] : STATUS_INVALID,
-                "rank %u could not share its device's memory", (unsigned)r);
-    return STATUS_OK;
-}
-
-static enum status take_and_export(
-    struct coll_group *g, enum coll_peers_way way, int *fd, uint8_t *handle, struct error *err)
-{
-    struct cuda_state *s = state_of(g);
-    struct coll_peer_memory *own = &s->memory[g->rank];
-    TRY(s->peers->take(s->context, way, s->bytes, own, err));
-    return s->peers->export_memory(s->context, own, fd, handle, err);
-}
-
-// Every member hands out its memory in turn; a failure to map is kept until all have.
-static enum status import_fds(struct coll_group *g, struct bootstrap *b, int own, struct error *err)
-{
-    struct cuda_state *s = state_of(g);
-    enum status first = STATUS_OK;
-    for (uint32_t r = 0; r < g->size; r++) {
-        int fd = r == g->rank ? own : -1;
-        TRY(b->share_fd(b, r, &fd, err));
-        if (r == g->rank)
-            continue;
-        if (first == STATUS_OK)
-            first = s->peers->import_memory(
-                s->context, COLL_PEERS_FD, s->memory[g->rank].bytes, fd, NULL, &s->memory[r], err);
-        close(fd);
-    }
-    return first;
-}
-
-static enum status import_handles(
-    struct coll_group *g, struct bootstrap *b, const uint8_t *own, struct error *err)
-{
-    struct cuda_state *s = state_of(g);
-    uint8_t all[COLL_DEVICE_RANKS_MAX * COLL_PEERS_HANDLE_BYTES];
-    enum status first = STATUS_OK;
-    TRY(b->all_gather(b, own, COLL_PEERS_HANDLE_BYTES, all, err));
-    for (uint32_t r = 0; r < g->size && first == STATUS_OK; r++)
-        if (r != g->rank)
-            first = s->peers->import_memory(s->context, COLL_PEERS_IPC, s->memory[g->rank].bytes,
-                -1, all + r * COLL_PEERS_HANDLE_BYTES, &s->memory[r], err);
-    return first;
-}
-
-// Copies between host and device, and waits.
-static enum status move_words(struct coll_group *g, void *to, const void *from, size_t bytes)
-{
-    const struct coll_device *d = g->main->device;
-    TRY(d->copy(d->context, to, from, bytes, NULL));
-    enum status s;
-    while ((s = d->query(d->context, NULL)) == STATUS_AGAIN)
-        sched_yield();
-    return s;
-}
-
-static uint32_t *words_of(const struct coll_group *g, uint32_t rank)
-{
-    return (uint32_t *)state_of(g)->memory[rank].p;
-}
-
-static uint32_t probe_word(uint32_t from, uint32_t to)
-{
-    return 0x50480000u + from * 256 + to;
-}
-
-// Every member writes to all others and looks at what they have written.
-static enum status try_pairs(struct coll_group *g, struct bootstrap *b, struct error *err)
-{
-    uint32_t seen[COLL_DEVICE_RANKS_MAX] = {0}, mine[COLL_DEVICE_RANKS_MAX], back = 0;
-    enum status s = STATUS_OK;
-    for (uint32_t r = 0; r < g->size && s == STATUS_OK; r++) {
-        mine[r] = probe_word(g->rank, r);
-        s = move_words(g, words_of(g, r) + g->rank, &mine[r], sizeof mine[r]);
-    }
-    TRY(b->barrier(b, err));
-    if (s == STATUS_OK)
-        s = move_words(g, seen, words_of(g, g->rank), g->size * sizeof *seen);
-    for (uint32_t r = 0; r < g->size && s == STATUS_OK; r++) {
-        s = move_words(g, &back, words_of(g, r) + g->rank, sizeof back);
-        if (s == STATUS_OK && (seen[r] != probe_word(r, g->rank) || back != mine[r]))
-            return status_fail(err, STATUS_UNSUPPORTED,
-                "what rank %u writes to this rank's device does not arrive, or the reverse",
-                (unsigned)r);
-    }
-    return s == STATUS_OK
-               ? s
-               : status_fail(err, s, "memory of another rank's device cannot be reached");
-}
-
-static void give_imports(struct coll_group *g)
-{
-    struct cuda_state *s = state_of(g);
-    for (uint32_t r = 0; r < g->size; r++)
-        if (r != g->rank)
-            s->peers->give(s->context, &s->memory[r]);
-}
-
-static enum status share_by(
-    struct coll_group *g, struct bootstrap *b, enum coll_peers_way way, struct error *err)
-{
-    uint8_t handle[COLL_PEERS_HANDLE_BYTES] = {0};
-    int fd = -1;
-    enum status st = agree(g, b, take_and_export(g, way, &fd, handle, err), err);
-    if (st == STATUS_OK)
-        st = agree(g, b,
-            way == COLL_PEERS_FD ? import_fds(g, b, fd, err) : import_handles(g, b, handle, err),
-            err);
-    if (fd >= 0)
-        close(fd);
-    if (st == STATUS_OK)
-        st = agree(g, b, try_pairs(g, b, err), err);
-    if (st == STATUS_OK)
-        return st;
-    // Owners give their memory back when nobody can have it mapped any more.
-    struct cuda_state *s = state_of(g);
-    give_imports(g);
-    enum status met = b->barrier(b, NULL);
-    s->peers->give(s->context, &s->memory[g->rank]);
-    return met == STATUS_OK ? st : met;
-}
-
-static enum status share_memory(struct coll_group *g, struct bootstrap *b, struct error *err)
-{
-    struct cuda_state *s = state_of(g);
-    struct error first = {0};
-    enum status st = share_by(g, b, COLL_PEERS_FD, &first);
-    s->way = COLL_PEERS_FD;
-    if (st == STATUS_OK)
-        return st;
-    s->way = COLL_PEERS_IPC;
-    struct error second = {0};
-    st = share_by(g, b, COLL_PEERS_IPC, &second);
-    return st == STATUS_OK
-               ? st
-               : status_fail(err, st,
-                     "device memory cannot be shared: %s: %.200s; "
-                     "%s: %.200s",
-                     way_names[COLL_PEERS_FD], first.text, way_names[COLL_PEERS_IPC], second.text);
-}
-
-// ---- the switch --------------------------------------------------------------------------------
-
-// Every member gets the object of rank 0, as a descriptor.
-static enum status get_multicast(struct coll_group *g, struct bootstrap *b, struct error *err)
-{
-    struct cuda_state *s = state_of(g);
-    size_t bytes = s->memory[g->rank].bytes;
-    int fd = -1;
-    TRY(agree(g, b,
-        g->rank != 0
-            ? STATUS_OK
-            : s->peers->multicast_make(s->context, g->size, bytes, &s->multicast, &fd, err),
-        err));
-    enum status st = b->share_fd(b, 0, &fd, err);
-    if (st == STATUS_OK && g->rank != 0)
-        st = s->peers->multicast_join(s->context, fd, bytes, &s->multicast, err);
-    if (fd >= 0)
-        close(fd);
-    return agree(g, b, st, err);
-}
-
-static enum status bind_multicast(struct coll_group *g, struct bootstrap *b, struct error *err)
-{
-    struct cuda_state *s = state_of(g);
-    if (g->size == 1)
-        return status_fail(err, STATUS_UNSUPPORTED, "there is nothing to sum in a group of one");
-    if (!g->native)
-        return status_fail(err, STATUS_UNSUPPORTED, "sums in another order were not allowed");
-    if (s->way != COLL_PEERS_FD)
-        return status_fail(err, STATUS_UNSUPPORTED, "memory of cudaIpc has none");
-    TRY(agree(g, b, s->peers->multicast_probe(s->context, err), err));
-    TRY(get_multicast(g, b, err));
-    // Nobody binds before all have entered, and nobody uses it before all have bound.
-    TRY(agree(g, b, s->peers->multicast_enter(s->context, &s->multicast, err), err));
-    return agree(
-        g, b, s->peers->multicast_bind(s->context, &s->multicast, &s->memory[g->rank], err), err);
-}
-
-// A group without a switch is served without it. All members come to the same verdict.
-static void try_multicast(struct coll_group *g, struct bootstrap *b)
-{
-    struct cuda_state *s = state_of(g);
-    struct error why = {0};
-    enum status st = bind_multicast(g, b, &why);
-    if (st != STATUS_OK)
-        s->peers->multicast_give(s->context, &s->multicast);
-    (void)snprintf(s->reach, sizeof s->reach, "%s, %s%.200s", way_names[s->way],
-        st == STATUS_OK ? "and a switch can sum" : "no switch sums: ", why.text);
-}
-
 // ---- life cycle --------------------------------------------------------------------------------
 
 static size_t round_up(size_t n)
@@ -312,7 +67,7 @@ static size_t round_up(size_t n)
 
 static enum status open_channel(struct coll_group *g, struct error *err)
 {
-    struct cuda_state *s = state_of(g);
+    struct cuda_state *s = cuda_state_of(g);
     void *pads[COLL_DEVICE_RANKS_MAX], *heaps[COLL_DEVICE_RANKS_MAX];
     for (uint32_t r = 0; r < g->size; r++) {
         uint8_t *base = s->memory[r].p;
@@ -341,15 +96,15 @@ static enum status open_cuda(
             (unsigned)g->size, (int)COLL_DEVICE_RANKS_MAX);
     struct cuda_state *s = calloc(1, sizeof *s);
     g->state = s;
-    TRY(agree(g, b,
+    TRY(backend_cuda_share_agree(g, b,
         s != NULL ? STATUS_OK : status_fail(err, STATUS_NO_MEMORY, "no memory for a group"), err));
     s->peers = args->device->peers;
     s->context = args->device->context;
     s->pad_bytes = round_up(s->peers->pad_bytes(g->size, s->peers->blocks));
     s->heap_at = CUDA_WORDS_BYTES + g->n_channels * s->pad_bytes;
     s->bytes = s->heap_at + g->heap_bytes;
-    TRY(share_memory(g, b, err));
-    try_multicast(g, b);
+    TRY(backend_cuda_share(g, b, err));
+    backend_cuda_share_multicast(g, b);
     g->heap = (uint8_t *)s->memory[g->rank].p + s->heap_at;
     for (uint32_t k = 0; k < g->n_channels; k++)
         TRY(open_channel(&g[k], err));
@@ -358,7 +113,7 @@ static enum status open_cuda(
 
 static void abort_cuda(struct coll_group *g)
 {
-    struct cuda_state *s = state_of(g);
+    struct cuda_state *s = cuda_state_of(g);
     for (uint32_t k = 0; s != NULL && k < g->main->n_channels; k++)
         if (s->channel[k].group != NULL)
             s->peers->abort(s->channel[k].group);
@@ -384,7 +139,7 @@ static void close_cuda(struct coll_group *g)
         return;
     abort_cuda(g);
     s->peers->multicast_give(s->context, &s->multicast);
-    give_imports(g);
+    backend_cuda_share_give_imports(g);
     atomic_store_explicit(&shared_of(g)->closed[g->rank], 1, memory_order_release);
     uint64_t start = clock_now_us();
     while (s->way == COLL_PEERS_IPC && !all_closed(g) && clock_now_us() - start < CUDA_CLOSE_US)
@@ -405,7 +160,7 @@ static bool waits_in_vain(struct coll_group *g)
 {
     struct cuda_channel *c = channel_of(g);
     uint64_t now = clock_now_us();
-    uint32_t waits = state_of(g)->peers->waits(c->group);
+    uint32_t waits = cuda_state_of(g)->peers->waits(c->group);
     if (c->gone_us == 0)
         c->gone_us = now;
     if (now - c->gone_us <= CUDA_GRACE_US)
@@ -418,7 +173,7 @@ static bool waits_in_vain(struct coll_group *g)
 
 static enum status poll_cuda(struct coll_group *g, struct error *err)
 {
-    TRY(state_of(g)->peers->poll(channel_of(g)->group, err));
+    TRY(cuda_state_of(g)->peers->poll(channel_of(g)->group, err));
     for (uint32_t q = 0; q < g->size; q++)
         if (q != g->rank && segment_peer_gone(g->segment, q))
             return waits_in_vain(g) ? status_fail(err, STATUS_PEER_GONE,
@@ -444,7 +199,7 @@ static enum coll_device_algorithm pick(const struct coll_group *g, size_t bytes,
     switch (tuning_pick(&g->main->tuning, symmetric, bytes)) {
     case TUNING_MULTIMEM:
         // Whole words of 16 bytes only. The address exists only where inexact sums are allowed.
-        return symmetric && bytes % 16 == 0 && state_of(g)->multicast.p != NULL
+        return symmetric && bytes % 16 == 0 && cuda_state_of(g)->multicast.p != NULL
                    ? COLL_DEVICE_MULTICAST
                    : COLL_DEVICE_TWO_SHOT;
     case TUNING_LL:
@@ -471,7 +226,7 @@ static enum status all_reduce(struct coll_group *g, const struct coll_all_reduce
     bool words = ((const uint8_t *)a->buffer - g->heap) % 16 == 0;
     if (d.algorithm == COLL_DEVICE_MULTICAST && (d.max || !words))
         d.algorithm = COLL_DEVICE_TWO_SHOT;
-    enum status s = state_of(g)->peers->all_reduce(channel_of(g)->group, &d, &err);
+    enum status s = cuda_state_of(g)->peers->all_reduce(channel_of(g)->group, &d, &err);
     return done(g, s, &err);
 }
 
@@ -507,7 +262,7 @@ static enum status all_reduce_norm(struct coll_group *g, const struct coll_all_r
             .offset = a->weight_offset,
             .eps = a->eps,
             .stream = a->stream};
-        enum status s = state_of(g)->peers->norm(channel_of(g)->group, &d, &err);
+        enum status s = cuda_state_of(g)->peers->norm(channel_of(g)->group, &d, &err);
         return done(g, s, &err);
     }
     if (g->size > 1)
@@ -529,14 +284,14 @@ static enum status reduce_scatter(struct coll_group *g, const struct coll_reduce
         .dtype = a->dtype,
         .max = a->op == COLL_MAX,
         .stream = a->stream};
-    enum status s = state_of(g)->peers->reduce_scatter(channel_of(g)->group, &d, &err);
+    enum status s = cuda_state_of(g)->peers->reduce_scatter(channel_of(g)->group, &d, &err);
     return done(g, s, &err);
 }
 
 static enum status all_gather(struct coll_group *g, const struct coll_all_gather_args *a)
 {
     struct error err = {0};
-    enum status s = state_of(g)->peers->all_gather(
+    enum status s = cuda_state_of(g)->peers->all_gather(
         channel_of(g)->group, a->in, a->out, a->bytes, a->stream, &err);
     return done(g, s, &err);
 }
@@ -544,7 +299,7 @@ static enum status all_gather(struct coll_group *g, const struct coll_all_gather
 static enum status broadcast(struct coll_group *g, const struct coll_broadcast_args *a)
 {
     struct error err = {0};
-    enum status s = state_of(g)->peers->broadcast(
+    enum status s = cuda_state_of(g)->peers->broadcast(
         channel_of(g)->group, a->buffer, a->bytes, a->root, a->stream, &err);
     return done(g, s, &err);
 }
@@ -552,7 +307,7 @@ static enum status broadcast(struct coll_group *g, const struct coll_broadcast_a
 static enum status barrier(struct coll_group *g, void *stream)
 {
     struct error err = {0};
-    enum status s = state_of(g)->peers->barrier(channel_of(g)->group, stream, &err);
+    enum status s = cuda_state_of(g)->peers->barrier(channel_of(g)->group, stream, &err);
     return done(g, s, &err);
 }
 
@@ -582,7 +337,7 @@ static enum status exchange(struct coll_group *g, const struct coll_exchange_arg
 {
     struct error err = {0};
     bool on_device = a->counts == COLL_COUNTS_DEVICE;
-    uint32_t *words = words_of(g, g->rank) + CUDA_RECEIVED / sizeof(uint32_t);
+    uint32_t *words = cuda_words_of(g, g->rank) + CUDA_RECEIVED / sizeof(uint32_t);
     uint32_t *received = words + g->channel * COLL_DEVICE_RANKS_MAX;
     struct coll_device_exchange_args d = {.peers = a->peers,
         .device_counts = on_device ? a->device_send_bytes : NULL,
@@ -598,7 +353,7 @@ static enum status exchange(struct coll_group *g, const struct coll_exchange_arg
         d.send_bytes[q] = on_device ? 0 : a->send_bytes[q];
         d.receive_bytes[q] = d.fixed ? a->receive_bytes[q] : 0;
     }
-    enum status s = state_of(g)->peers->exchange(channel_of(g)->group, &d, &err);
+    enum status s = cuda_state_of(g)->peers->exchange(channel_of(g)->group, &d, &err);
     TRY(done(g, s, &err));
     return a->counts == COLL_COUNTS_BOUNDED ? fetch_sizes(g, a, received) : STATUS_OK;
 }
@@ -622,7 +377,7 @@ static const char *algorithm(
 
 static const char *reach(const struct coll_group *g)
 {
-    return state_of(g)->reach;
+    return cuda_state_of(g)->reach;
 }
 
 const struct coll_backend backend_cuda = {
