@@ -152,18 +152,43 @@ enum status shm_slot(struct coll_group *g, uint8_t **slot)
     return STATUS_OK;
 }
 
+static uint32_t not_older(uint32_t then, uint32_t now)
+{
+    const uint32_t most = 2 * SHM_FORGET_STEPS;
+    return now - then > most ? now - most : then;
+}
+
+// Of a flag that this rank raises.
+static void forget(_Atomic uint64_t *flag, uint32_t now)
+{
+    uint32_t then = (uint32_t)atomic_load_explicit(flag, memory_order_relaxed);
+    if (not_older(then, now) != then)
+        atomic_store_explicit(flag, (uint64_t)not_older(then, now), memory_order_release);
+}
+
+void shm_forget(struct coll_group *g)
+{
+    const struct shm *s = &g->shm;
+    for (uint32_t i = 0; i < 2; i++)
+        g->shm.slot_epoch[i] = not_older(s->slot_epoch[i], s->epoch);
+    for (uint32_t q = 0; q < g->size; q++) {
+        forget(&s->pairs[q * g->size + g->rank].done, s->epoch);
+        for (uint32_t turn = 0; turn < 2; turn++)
+            forget(&shm_mail_of(s, g->size, q, g->rank, turn)->done, s->epoch);
+    }
+}
+
 void shm_set_epoch(struct coll_group *g, uint32_t epoch)
 {
+    for (;;) {
+        uint32_t next = SHM_FORGET_STEPS - g->shm.epoch % SHM_FORGET_STEPS;
+        if (epoch - g->shm.epoch < next)
+            break;
+        g->shm.epoch += next;
+        shm_forget(g);
+    }
     g->shm.epoch = epoch;
-    g->shm.slot_epoch[0] = g->shm.slot_epoch[1] = epoch - 1;
     for (uint32_t i = 0; i < SHM_WORDS; i++)
         atomic_store_explicit(
             &g->shm.lines[g->rank].word[i], (uint64_t)epoch, memory_order_release);
-    for (uint32_t q = 0; q < g->size; q++) {
-        atomic_store_explicit(
-            &g->shm.pairs[q * g->size + g->rank].done, (uint64_t)epoch, memory_order_release);
-        for (uint32_t turn = 0; turn < 2; turn++)
-            atomic_store_explicit(&shm_mail_of(&g->shm, g->size, q, g->rank, turn)->done,
-                (uint64_t)epoch, memory_order_release);
-    }
 }

@@ -9,13 +9,15 @@
 // channel in `epoch` and signals by one store into its own line: {epoch, signature} at word epoch
 // mod 8. The signature chains all operations so far, so a rank that reads the word of the step it
 // waits for sees at once whether the other is at the same operation. The number of steps of an
-// operation depends on its arguments only, never on the rank or on timing. Epochs wrap: they are
-// compared by signed distance. Eight words are kept because a rank may run ahead of one that still
-// wants to look at an older word; if it is further ahead than that, the wait is over just the same,
-// only without a look at the signature of that step.
+// operation depends on its arguments only, never on the rank or on timing. Epochs wrap: words are
+// compared by signed distance, which holds because no rank stays half a round behind. Flags of
+// pairs may be that old: they count only if they are of the very step. Eight words are kept because
+// a rank may run ahead of one that still wants to look at an older word; if it is further ahead
+// than that, the wait is over just the same, only without a look at the signature of that step.
 //
 // Private buffers are staged in the rank's two slots, used in turn. A slot that was last read in
-// step e may be written again when all others have signalled any step after e.
+// step e may be written again when all others have signalled any step after e. What slots and pairs
+// that long rest keep of their last step is made younger before it looks like a step to come.
 //
 // Order of memory: data are written, then the word with release; the word is read with acquire,
 // then the data. There are no bare fences. tests/collectives/models has these rules as models for
@@ -35,6 +37,7 @@ enum {
     SHM_ASK_BYTES = 2048,    // how much is asked for ahead; see shm_asks
     SHM_CACHE_LINE = 64,
     SHM_MAILS_BYTES = 64 * 1024, // of all mails from one rank, without their heads
+    SHM_FORGET_STEPS = 1 << 28,  // see shm_forget
     SHM_PAUSES_SPIN = 2000,      // about 50 to 100 microseconds before the first yield
     SHM_PAUSES_YIELD = 1,
 };
@@ -107,8 +110,10 @@ enum status shm_wait(struct coll_group *g, uint32_t peer, uint32_t epoch);
 enum status shm_wait_all(struct coll_group *g);
 // Signals and waits for all.
 enum status shm_meet(struct coll_group *g);
-// For tests: makes an idle channel go on from `epoch`. To be called on all ranks between two
-// meetings that order the calls.
+// Once in SHM_FORGET_STEPS steps: nothing of this rank is older than three times as many.
+void shm_forget(struct coll_group *g);
+// For tests: makes an idle channel go on from `epoch`, as after as many steps without data. To be
+// called on all ranks between two meetings that order the calls.
 void shm_set_epoch(struct coll_group *g, uint32_t epoch);
 
 // The operations; see struct coll_backend.

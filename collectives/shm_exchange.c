@@ -54,15 +54,22 @@ static enum status push(struct coll_group *g, const struct coll_exchange_args *a
     return STATUS_OK;
 }
 
-// A peer that goes on to another step without having raised the pair's flag does not count this
-// rank among its peers: without this look it would be waited for until the deadline.
+// Whether a flag is of this very step. An older one, be it half a round of the epochs old, was
+// raised for an earlier exchange, and a later one is for a call in which the pair does not mean the
+// same exchange any more.
+static bool raised(const struct coll_group *g, uint64_t flag)
+{
+    return (uint32_t)flag == g->shm.epoch;
+}
+
+// A peer that goes on to another step without having raised the pair's flag for this one does not
+// count this rank among its peers: without this look it would be waited for until the deadline.
 static bool passed_by(struct coll_group *g, uint32_t from, const _Atomic uint64_t *flag)
 {
     uint32_t next = g->shm.epoch + 1;
     uint64_t w =
         atomic_load_explicit(&g->shm.lines[from].word[next % SHM_WORDS], memory_order_acquire);
-    return shm_reached(w, next) &&
-           !shm_reached(atomic_load_explicit(flag, memory_order_acquire), g->shm.epoch);
+    return shm_reached(w, next) && !raised(g, atomic_load_explicit(flag, memory_order_acquire));
 }
 
 static enum status await_block(struct coll_group *g, uint32_t from, const _Atomic uint64_t *flag)
@@ -71,10 +78,9 @@ static enum status await_block(struct coll_group *g, uint32_t from, const _Atomi
     for (;;) {
         for (uint32_t i = 0; i < g->shm.pauses; i++) {
             uint64_t got = atomic_load_explicit(flag, memory_order_acquire);
-            if (shm_reached(got, g->shm.epoch))
-                return shm_agrees(got, g->shm.epoch, g->signature)
-                           ? STATUS_OK
-                           : group_fail(g, STATUS_MISMATCH, from);
+            if (raised(g, got))
+                return (uint32_t)(got >> 32) == g->signature ? STATUS_OK
+                                                             : group_fail(g, STATUS_MISMATCH, from);
             segment_pause();
         }
         enum status s =

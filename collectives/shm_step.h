@@ -23,6 +23,8 @@
 static inline void shm_signal(struct coll_group *g)
 {
     uint32_t e = ++g->shm.epoch;
+    if (e % SHM_FORGET_STEPS == 0)
+        shm_forget(g);
     atomic_store_explicit(&g->shm.lines[g->rank].word[e % SHM_WORDS],
         (uint64_t)g->signature << 32 | e, memory_order_release);
 }

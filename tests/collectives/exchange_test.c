@@ -4,6 +4,8 @@
 
 #include "tests/collectives/ranks.h"
 
+#include "base/check.h"
+#include "base/clock.h"
 #include "collectives/group.h"
 
 #include <stdlib.h>
@@ -108,6 +110,43 @@ static void test_wrap(void **state)
     int wraps = 1;
     assert_int_equal(ranks_fork(4, turns, &wraps, 0), 0);
     assert_int_equal(ranks_threads(3, turns, &wraps), 0);
+}
+
+// Pairs and slots that rest for half a round of the epochs and more, as in a server that has run
+// for days: what was left from before is neither taken for new nor waited for again.
+static int rested(struct bootstrap *b, void *context)
+{
+    (void)context;
+    static const uint32_t rests[] = {1u << 31, (1u << 31) + 77, 3u << 30, (1u << 31) - 3, 0u - 9};
+    struct coll_group *g;
+    struct exchange_room *room = malloc(sizeof *room);
+    WANT(room != NULL && ranks_group(b, 8 * SLOT_LARGE, 20000 * RANKS_SLOWNESS, &g) == 0);
+    room->receive = coll_heap_take(g, 8 * SLOT_LARGE);
+    for (uint64_t i = 0; i < 2 * COUNT_OF(rests); i++) {
+        WANT_OK(b->barrier(b, NULL));
+        shm_set_epoch(g, g->shm.epoch + rests[i / 2]);
+        WANT_OK(b->barrier(b, NULL));
+        if (b->rank == 0) // whoever takes what is old for new does so while the other sleeps
+            clock_sleep_us(20000);
+        for (uint64_t k = 0; k < 3; k++)
+            WANT(one_turn(g, room, i % 2 == 0 ? 4 * k : 11 + 6 * k) == 0);
+        uint64_t all[8], mine = i * 8 + b->rank;
+        for (int k = 0; k < 3; k++) {
+            WANT_OK(coll_all_gather(g, &mine, all, sizeof mine, NULL));
+            for (uint32_t q = 0; q < b->size; q++)
+                WANT(all[q] == i * 8 + q);
+        }
+    }
+    coll_destroy(g);
+    free(room);
+    return 0;
+}
+
+static void test_rested(void **state)
+{
+    (void)state;
+    assert_int_equal(ranks_fork(2, rested, NULL, 0), 0);
+    assert_int_equal(ranks_fork(5, rested, NULL, 0), 0);
 }
 
 // Ranks 0 and 1 exchange many times while 2 and 3 have not even come to the first one: pairs
@@ -235,6 +274,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_turns),
         cmocka_unit_test(test_wrap),
+        cmocka_unit_test(test_rested),
         cmocka_unit_test(test_pairs_only),
         cmocka_unit_test(test_logits),
         cmocka_unit_test(test_misuse),

@@ -106,6 +106,34 @@ static int mismatch_peers(struct bootstrap *b, void *context)
     return 0;
 }
 
+// Rank 1 counts rank 0 among its peers in the first exchange, and rank 0 it in the second: the
+// block of the second must not be taken for that of the first. By mail, and pushed.
+static int mismatch_turns(struct bootstrap *b, void *slot_bytes)
+{
+    size_t slot = *(size_t *)slot_bytes, got[2];
+    struct coll_group *g;
+    uint8_t *block = calloc(1, slot);
+    WANT(block != NULL && ranks_group(b, HEAP, DEADLINE_MS, &g) == 0);
+    size_t bytes[2] = {slot, slot};
+    const void *send[2] = {block, block};
+    struct coll_exchange_args a = {.counts = COLL_COUNTS_BOUNDED,
+        .peers = b->rank == 1 ? 1 : 0,
+        .send = send,
+        .send_bytes = bytes,
+        .receive = coll_heap_take(g, 2 * slot),
+        .slot_bytes = slot,
+        .receive_bytes = got};
+    if (b->rank == 1) // comes when both calls of rank 0 have left their marks
+        clock_sleep_us(100000);
+    enum status s = coll_exchange(g, &a);
+    WANT(b->rank == 1 ? s == STATUS_MISMATCH : s == STATUS_OK);
+    a.peers = 2;
+    WANT(coll_exchange(g, &a) == STATUS_MISMATCH);
+    coll_destroy(g);
+    free(block);
+    return 0;
+}
+
 // A block of another size than its receiver was told to expect.
 static int mismatch_sizes(struct bootstrap *b, void *context)
 {
@@ -136,6 +164,9 @@ static void test_mismatch(void **state)
     assert_int_equal(ranks_fork(3, mismatch_root, NULL, 0), 0);
     assert_int_equal(ranks_fork(2, mismatch_peers, NULL, 0), 0);
     assert_int_equal(ranks_fork(2, mismatch_sizes, NULL, 0), 0);
+    size_t small = 64, large = SLOT_LARGE;
+    assert_int_equal(ranks_fork(2, mismatch_turns, &small, 0), 0);
+    assert_int_equal(ranks_fork(2, mismatch_turns, &large, 0), 0);
 }
 
 // Rank 2 is killed while calls go on; where in a call it dies is different every time.

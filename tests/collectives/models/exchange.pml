@@ -1,15 +1,16 @@
 // SPDX-License-Identifier: Apache-2.0
 // The partial exchange of collectives/shm_exchange.c. Three ranks in a line, 0 - 1 - 2: 0 and 2 do
-// not exchange. A rank's signal says that its slots may be written; a source then writes its block
-// and raises the flag of the pair. A rank may begin the next exchange while others are still in this
-// one. Epochs wrap.
+// not exchange. A rank's signal says that its slots may be written; a source then writes its block and
+// raises the flag of the pair. A rank may begin the next exchange while others are still in this one.
+// Five barriers lie between two exchanges. Epochs wrap; what a pair that rests has left behind is older
+// than half a round of them, so flags count only if they are of the very exchange.
 //
 // Checked: no deadlock; what is read in a slot is the block of this exchange, not an older one (ABA)
 // and not the next one (reuse); pairs outside the relation do not wait for each other.
 //
-// bugs: NO_START_SIGNAL FLAG_BEFORE_BLOCK SHARED_FLAG NO_SIGNED_DISTANCE
+// bugs: NO_START_SIGNAL FLAG_BEFORE_BLOCK SHARED_FLAG FLAG_BY_DISTANCE NO_SIGNED_DISTANCE
 #define N 3
-#define OPS 5
+#define OPS 9
 #define MOD 8
 #define FIRST 5
 
@@ -22,7 +23,13 @@ byte slot[N * N];
 #else
 #define REACHED(w, e) ((((w) + MOD - (e)) % MOD) < MOD / 2)
 #endif
-#define PEERS(a, b) ((a) != (b) && ((a) == 1 || (b) == 1))
+#ifdef FLAG_BY_DISTANCE
+#define RAISED(w, e) REACHED(w, e)
+#else
+#define RAISED(w, e) ((w) == (e))
+#endif
+#define BARRIER(op) ((op) >= 3 && (op) < 8)
+#define PEERS(a, b) ((a) != (b) && ((a) == 1 || (b) == 1) && !BARRIER(op))
 #ifdef SHARED_FLAG
 #define PAIR(to, from) ((to)*N)
 #else
@@ -36,6 +43,11 @@ proctype rank(byte me)
     :: op <= OPS ->
         epoch = (epoch + 1) % MOD;
         line[me] = epoch;
+        q = 0;
+        do
+        :: q < N && BARRIER(op) -> (REACHED(line[q], epoch)); q++
+        :: else -> break
+        od;
         q = 0;
         do
         :: q < N && PEERS(me, q) ->
@@ -56,7 +68,7 @@ proctype rank(byte me)
         q = 0;
         do
         :: q < N && PEERS(me, q) ->
-            (REACHED(done[PAIR(me, q)], epoch));
+            (RAISED(done[PAIR(me, q)], epoch));
             assert(slot[me * N + q] == op);
             q++
         :: q < N && !PEERS(me, q) -> q++

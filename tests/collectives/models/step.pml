@@ -1,22 +1,24 @@
 // SPDX-License-Identifier: Apache-2.0
-// Steps and slots of collectives/shm.h. N ranks; each counts steps in an epoch that wraps (8 instead
+// Steps and slots of collectives/shm.h. N ranks; each counts steps in an epoch that wraps (16 instead
 // of 2^32), signals by one store to its own line (WORDS words, epoch mod WORDS), waits for all by
 // signed distance, and stages data in two slots in turn. A slot is written again only when all others
-// have signalled a step after the last in which they read it.
+// have signalled a step after the last in which they read it. Seven barriers in a row leave the slots
+// alone for so long that this step would seem to lie ahead: once in FORGET steps it is made younger.
 //
 // Checked: no deadlock; every rank reads the data of its own operation (no reuse too early, no ABA,
-// over the wrap of the epochs), in broadcasts, one-shots and two-shots in turn.
+// over the wrap of the epochs), in broadcasts, one-shots, two-shots and barriers in turn.
 //
-// bugs: NO_SLOT_WAIT NO_SIGNED_DISTANCE SIGNAL_BEFORE_DATA WAIT_FOR_THE_READING
+// bugs: NO_FORGETTING NO_SLOT_WAIT NO_SIGNED_DISTANCE SIGNAL_BEFORE_DATA WAIT_FOR_THE_READING
 #ifndef N
 #define N 2
 #endif
-#define OPS 8
-#define MOD 8
+#define OPS 16
+#define MOD 16
 #define WORDS 4
+#define FORGET 2
 
 // What a word holds: the epoch. FIRST is close to the wrap.
-#define FIRST 5
+#define FIRST 13
 byte word[N * WORDS];
 byte slot[N * 2]; // which operation wrote it
 
@@ -26,9 +28,25 @@ byte slot[N * 2]; // which operation wrote it
 #define REACHED(w, e) ((((w) + MOD - (e)) % MOD) < MOD / 2)
 #endif
 
+// Of what lies more than twice FORGET back.
+inline younger(i)
+{
+    if
+    :: (epoch + MOD - slot_epoch[i]) % MOD > 2 * FORGET ->
+        slot_epoch[i] = (epoch + MOD - 2 * FORGET) % MOD
+    :: else -> skip
+    fi
+}
+
 inline signal()
 {
     epoch = (epoch + 1) % MOD;
+#ifndef NO_FORGETTING
+    if
+    :: epoch % FORGET == 0 -> younger(0); younger(1)
+    :: else -> skip
+    fi;
+#endif
     word[me * WORDS + epoch % WORDS] = epoch
 }
 
@@ -47,9 +65,11 @@ inline wait_all(e)
     od
 }
 
-// Three broadcasts from rank 0 in a row (the root waits for nobody), a one-shot, a two-shot.
-#define BROADCAST(op) ((op) % 5 < 3)
-#define TWO_SHOT(op) ((op) % 5 == 4)
+// Three broadcasts from rank 0 in a row (the root waits for nobody), a one-shot, a two-shot; in the
+// middle seven barriers.
+#define BARRIER(op) ((op) >= 6 && (op) < 13)
+#define BROADCAST(op) ((op) % 5 < 3 && !BARRIER(op))
+#define TWO_SHOT(op) ((op) % 5 == 4 && !BARRIER(op))
 
 // Others' slots of this turn hold what this operation put there.
 inline read_all(from, until)
@@ -77,7 +97,11 @@ proctype rank(byte me)
     slot_epoch[0] = FIRST + MOD - 1;
     slot_epoch[1] = FIRST + MOD - 1;
     do
-    :: op <= OPS ->
+    :: op <= OPS && BARRIER(op) ->
+        signal();
+        wait_all(epoch);
+        op++
+    :: op <= OPS && !BARRIER(op) ->
         // The slot of this turn, once nobody reads it any more.
         if
 #ifndef NO_SLOT_WAIT
