@@ -124,6 +124,13 @@ static void barrier(struct bench *s, enum variant v, float *in, float *out)
         coll_bench_must(s, coll_barrier(s->g, NULL));
 }
 
+// What a sample costs without any operation: rewriting, one meeting and reading.
+static void touch(struct bench *s, enum variant v, float *in, float *out)
+{
+    (void)v;
+    barrier(s, PRIVATE, in, out);
+}
+
 static double twice(uint32_t size)
 {
     return 2.0 * (size - 1) / size;
@@ -151,6 +158,7 @@ static const struct op ops[] = {
     {"broadcast", 1, WHOLE, WHOLE, true, true, NOWHERE, 0, one, broadcast, broadcast_expected,
         {true, false}},
     {"barrier", 1, NONE, NONE, false, false, NOWHERE, 0, one, barrier, NULL, {true, false}},
+    {"touch", 1, WHOLE, WHOLE, true, true, OUT, 0, one, touch, NULL, {true, true}},
     {"logits", 1, WHOLE, WHOLE, false, false, OUT, 0, once, coll_uses_logits,
         coll_uses_logits_expected, {false, true}},
     {"kv_heads", 2, WHOLE, WHOLE, false, false, NOWHERE, USES_BYTES_MAX, one, coll_uses_kv_heads,

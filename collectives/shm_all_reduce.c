@@ -112,16 +112,23 @@ static size_t smaller(size_t a, size_t b)
     return a < b ? a : b;
 }
 
-// Sums `bytes` at `offset` of all heaps into all of them, asking for the peers' lines ahead.
+static void ask_for(const struct coll_group *g, uint32_t first, size_t offset, size_t bytes)
+{
+    for (uint32_t d = first; d < g->size; d++)
+        shm_ask_to_write(shm_heap(g, group_next(g, d)) + offset, bytes);
+}
+
+// Sums `bytes` at `offset` of all heaps into all of them, asking for lines ahead: of peers that
+// have cores of their own, for theirs; of ranks that share cores, for all, once they have to come
+// from memory, in shorter blocks, since all streams together have to fit into the first cache.
 static void sum_in_heaps(struct coll_group *g, const struct job *j, size_t offset, size_t bytes)
 {
     void *at[COLL_RANKS_MAX];
-    size_t each = shm_asks(g) ? SHM_ASK_BYTES : bytes, asked = 0;
+    bool theirs = shm_asks(g), asks = theirs || j->bytes * g->size >= SHM_CACHE_BYTES;
+    size_t each = theirs ? SHM_ASK_BYTES : asks ? SHM_ASK_SHORT_BYTES : bytes, asked = 0;
     for (size_t begin = 0; begin < bytes; begin += each) {
-        for (; shm_asks(g) && asked < bytes && asked < begin + 2 * each; asked += each)
-            for (uint32_t d = 1; d < g->size; d++)
-                shm_ask_to_write(
-                    shm_heap(g, group_next(g, d)) + offset + asked, smaller(bytes - asked, each));
+        for (; asks && asked < bytes && asked < begin + SHM_ASK_BYTES + each; asked += each)
+            ask_for(g, theirs ? 1 : 0, offset + asked, smaller(bytes - asked, each));
         for (uint32_t r = 0; r < g->size; r++)
             at[r] = shm_heap(g, r) + offset + begin;
         j->reduce(at, g->size, (const void *const *)at, g->size,
