@@ -52,13 +52,14 @@ static const struct config_row options[] = {
         .type = CONFIG_TEXT,
         .offset = offsetof(struct options, tune),
         .value_name = "FILE",
-        .help = "Measure the algorithms and write this group size's rows of a tuning table."},
+        .help =
+            "Measure the algorithms and write this group size's rows of a tuning table; written as "
+            "--tune=FILE, because mpirun looks for a --tune of its own."},
     {.name = "device",
         .type = CONFIG_TEXT,
         .offset = offsetof(struct options, device),
         .value_name = "NAME",
-        .help = "Measure all_reduce on devices, cuda or emu, beside NCCL's: calls one by one, and "
-                "recorded in a graph."},
+        .help = "Measure all_reduce on devices, cuda or emu, beside NCCL's; eager calls."},
     {.name = "serve",
         .type = CONFIG_BYTES,
         .offset = offsetof(struct options, serve),
@@ -76,7 +77,7 @@ static const struct config_row options[] = {
         .min = 0,
         .max = SAMPLES_MAX,
         .value_name = "N",
-        .help = "Samples of each variant, or of --device rounds of 20 calls; 0: as many as usual."},
+        .help = "Samples of each variant; 0: by size."},
     {.name = "output",
         .type = CONFIG_ENUM,
         .offset = offsetof(struct options, output),
@@ -152,15 +153,27 @@ static size_t floats(const struct bench *s, unsigned what)
     return what == WHOLE ? s->n : what == PART ? s->n / s->size : 0;
 }
 
+static size_t unit_of(const struct bench *s, const struct op *o, size_t n)
+{
+    switch (o->unit) {
+    case RANKS:
+        return s->size;
+    case HALVES:
+        return 2;
+    case ROWS:
+        return n > NORM_DIM ? NORM_DIM : 1;
+    case TOKENS:
+        return TOKEN_FLOATS;
+    case ANY:
+        break;
+    }
+    return 1;
+}
+
 bool coll_bench_shape(struct bench *s, const struct op *o, size_t bytes)
 {
-    // Divisible by the ranks, by two, and by tokens and rows where they are larger than that.
-    size_t unit = 2 * (size_t)s->size;
-    s->n = bytes / sizeof(float) / unit * unit;
-    if (o->most_bytes != 0 || o->bus_factor(2) == 1)
-        s->n = s->n / TOKEN_FLOATS * TOKEN_FLOATS;
-    if (s->n > NORM_DIM)
-        s->n = s->n / NORM_DIM * NORM_DIM;
+    size_t n = bytes / sizeof(float), unit = unit_of(s, o, n);
+    s->n = n / unit * unit;
     s->bytes = s->n * sizeof(float);
     return s->n > 0 && s->size >= o->least_ranks && (s->size % 2 == 0 || o->least_ranks == 1) &&
            (o->most_bytes == 0 || bytes <= o->most_bytes);
@@ -260,41 +273,27 @@ static struct row other_row(const struct bench *s, const struct tuned *t, struct
     return row;
 }
 
-void coll_bench_print_head(void)
-{
-    printf("%10s %-15s %-15s %10s %8s %8s %6s", "bytes", "op", "variant", "us", "algbw", "busbw",
-        "wrong");
-}
-
-void coll_bench_print(const struct coll_bench_row *r, bool jsonl)
-{
-    double alg = (double)r->bytes / r->us * 1e-3, bus = alg * r->bus_factor;
-    unsigned long long wrong = r->wrong;
-    if (jsonl)
-        printf("{\"np\": %u, \"op\": \"%s\", \"variant\": \"%s\", \"bytes\": %zu, "
-               "\"us\": %.3f, \"algbw_gbs\": %.3f, \"busbw_gbs\": %.3f, \"wrong\": %llu}\n",
-            (unsigned)r->np, r->op, r->variant, r->bytes, r->us, alg, bus, wrong);
-    else
-        printf("%10zu %-15s %-15s %10.2f %8.2f %8.2f %6llu", r->bytes, r->op, r->variant, r->us,
-            alg, bus, wrong);
-}
-
 static void print_row(const struct bench *s, const struct options *opt, const struct op *o,
     enum variant v, const struct row *rows)
 {
     const struct row *r = &rows[v];
-    bool jsonl = opt->output == 1;
+    double alg = (double)s->bytes / r->us * 1e-3, bus = alg * o->bus_factor(s->size);
     if (s->rank != 0 || !r->there)
         return;
-    coll_bench_print(&(struct coll_bench_row){s->size, o->name, variant_name[v], s->bytes, r->us,
-                         o->bus_factor(s->size), r->wrong},
-        jsonl);
-    if (!jsonl)
-        printf(" %8.2f", rows[VARIANT_MPI].us / r->us);
-    if (!jsonl && rows[VARIANT_MPI_TUNED].there)
-        printf(" %8.2f\n", rows[VARIANT_MPI_TUNED].us / r->us);
-    else if (!jsonl)
-        printf(" %8s\n", "-");
+    if (opt->output == 1) {
+        printf("{\"np\": %u, \"op\": \"%s\", \"variant\": \"%s\", \"bytes\": %zu, "
+               "\"us\": %.3f, \"algbw_gbs\": %.3f, \"busbw_gbs\": %.3f, \"wrong\": %llu}\n",
+            (unsigned)s->size, o->name, variant_name[v], s->bytes, r->us, alg, bus,
+            (unsigned long long)r->wrong);
+    } else {
+        double mpi = rows[VARIANT_MPI].us / r->us, tuned = rows[VARIANT_MPI_TUNED].us / r->us;
+        printf("%10zu %-15s %-10s %10.2f %8.2f %8.2f %6llu %8.2f", s->bytes, o->name,
+            variant_name[v], r->us, alg, bus, (unsigned long long)r->wrong, mpi);
+        if (rows[VARIANT_MPI_TUNED].there)
+            printf(" %8.2f\n", tuned);
+        else
+            printf(" %8s\n", "-");
+    }
     fflush(stdout);
 }
 
@@ -354,18 +353,19 @@ static int parse_sizes(const char *text, size_t *out)
 static void run_all(
     struct bench *s, const struct options *opt, struct tuned *t, const size_t *sizes, int n_sizes)
 {
-    if (s->rank == 0 && opt->output == 0) {
-        printf("# np %u, %s\n", (unsigned)s->size,
-            sysconf(_SC_NPROCESSORS_ONLN) >= (long)s->size ? "a core each" : "sharing cores");
-        coll_bench_print_head();
-        printf(" %8s %8s\n", "x mpi", "x tuned");
-    }
+    if (s->rank == 0 && opt->output == 0)
+        printf("# np %u, %s\n%10s %-15s %-10s %10s %8s %8s %6s %8s %8s\n", (unsigned)s->size,
+            sysconf(_SC_NPROCESSORS_ONLN) >= (long)s->size ? "a core each" : "sharing cores",
+            "bytes", "op", "variant", "us", "algbw", "busbw", "wrong", "x mpi", "x tuned");
     for (const char *p = opt->ops;; p++) {
         size_t used = strcspn(p, ",");
         const struct op *o = coll_ops_find(p, used);
         for (int i = 0; i < (o->reads == NONE ? 1 : n_sizes); i++)
             if (coll_bench_shape(s, o, sizes[i]))
                 run(s, opt, t, o);
+            else if (s->rank == 0)
+                fprintf(stderr, "phalanx-coll-bench: no %s of %zu bytes on %u ranks\n", o->name,
+                    sizes[i], (unsigned)s->size);
         p += used;
         if (*p == '\0')
             return;
@@ -435,9 +435,7 @@ static int device_main(const struct options *opt, const size_t *sizes, int n_siz
     struct error err;
     enum status st = bootstrap_mpi(&b, &err);
     if (st == STATUS_OK) {
-        const struct coll_device_args args = {
-            opt->device, opt->output == 1, opt->samples, sizes, n_sizes};
-        st = coll_device_run(b, &args, &err);
+        st = coll_device_run(b, opt->device, opt->output == 1, sizes, n_sizes, &err);
         b->close(b);
     }
     return st == STATUS_OK ? 0 : usage(err.text);
@@ -455,8 +453,6 @@ static int bench_main(const struct options *opt)
         return usage("--sizes: numbers of bytes from 4 to 1G with commas were expected");
     if (!coll_ops_valid(opt->ops))
         return usage("--ops: names with commas were expected; see --help");
-    if (opt->device != NULL && strcmp(opt->ops, "all_reduce") != 0)
-        return usage("--device: all_reduce is measured on devices, and nothing else");
     if (opt->device != NULL)
         return device_main(opt, sizes, n_sizes);
     for (int i = 0; i < n_sizes; i++)

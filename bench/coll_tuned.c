@@ -68,6 +68,9 @@ static bool start(struct tuned *t, int job, const char *self, uint32_t size, siz
         return false;
     int pid = fork();
     if (pid == 0) {
+        // A signal for this job's processes is none for that one: it would leave Open MPI's shared
+        // memory behind. The end of its input ends it, however this job ends.
+        (void)setsid();
         dup2(to[0], 0);
         dup2(from[1], 1);
         for (int fd = 3; fd < 1024; fd++)
