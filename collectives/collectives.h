@@ -89,8 +89,8 @@ uint32_t coll_size(const struct coll_group *g);
 // Wakes every waiting member with STATUS_ABORTED.
 void coll_abort(struct coll_group *g);
 // Channel `index` of the group that coll_create returned, which is channel 0 itself. Borrowed: it
-// lives as long as that group. Heap and membership are common to all channels, and so is the end:
-// an error of one channel ends all.
+// lives as long as that group; NULL where there are fewer. Heap and membership are common to all
+// channels, and so is the end: an error of one channel ends all.
 struct coll_group *coll_channel(struct coll_group *g, uint32_t index);
 // STATUS_OK, or the group's sticky error. On devices this is how the failure of an operation that
 // was enqueued earlier comes to light, and what watches its deadline and the peers: call it while

@@ -164,8 +164,7 @@ void coll_destroy(struct coll_group *g)
 
 struct coll_group *coll_channel(struct coll_group *g, uint32_t index)
 {
-    check(g->main == g && index < g->n_channels);
-    return &g[index];
+    return index < g->n_channels ? &g->main[index] : NULL;
 }
 
 uint32_t coll_rank(const struct coll_group *g)
@@ -219,7 +218,9 @@ void coll_explain(const struct coll_group *g, const char *operation, size_t byte
 {
     const struct tuning *t = &g->main->tuning;
     bool reduces = strncmp(operation, "all_reduce", 10) == 0;
-    if (g->size == 1)
+    if (!group_offers(operation))
+        (void)snprintf(text, n, "%s: there is no such operation", operation);
+    else if (g->size == 1)
         (void)snprintf(text, n, "%s: nothing to exchange in a group of one", operation);
     else
         (void)snprintf(text, n, "%s: %s %s for %zu %s bytes on %u ranks%s%s%s%s%s%s%s", operation,

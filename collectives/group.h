@@ -64,7 +64,10 @@ enum status group_begin(
 // Passes `s` on; an error that came from waiting has already been made sticky.
 enum status group_end(struct coll_group *g, enum status s);
 
-// Refuses a call for its arguments, which harms nobody: nothing has been signalled yet.
+// Whether there is an operation of this name.
+bool group_offers(const char *operation);
+// Refuses a call for its arguments, which harms nobody: nothing has been signalled yet. A group
+// that has failed has only one answer.
 enum status group_refuse(struct coll_group *g, enum status s, const char *format, ...)
     __attribute__((format(printf, 3, 4)));
 // Makes an error sticky and ends the group for all members.

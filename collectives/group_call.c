@@ -2,8 +2,11 @@
 // The frame of every operation: one at a time, signatures, errors that stay.
 #include "collectives/group.h"
 
+#include "base/check.h"
+
 #include <stdarg.h>
 #include <stdio.h>
+#include <string.h>
 
 static const char *const operation_name[] = {
     [0] = "nothing",
@@ -15,6 +18,14 @@ static const char *const operation_name[] = {
     [GROUP_BROADCAST] = "broadcast",
     [GROUP_EXCHANGE] = "exchange",
 };
+
+bool group_offers(const char *operation)
+{
+    for (uint32_t i = 1; i < COUNT_OF(operation_name); i++)
+        if (strcmp(operation_name[i], operation) == 0)
+            return true;
+    return false;
+}
 
 // Mixes one more number into the chain.
 static uint64_t mix(uint64_t h, uint64_t v)
@@ -50,10 +61,12 @@ enum status group_refuse(struct coll_group *g, enum status s, const char *format
 {
     va_list ap;
     char text[ERROR_TEXT_BYTES];
+    if (g->sticky != STATUS_OK)
+        return g->sticky;
     va_start(ap, format);
     (void)vsnprintf(text, sizeof text, format, ap);
     va_end(ap);
-    return status_fail(g->sticky == STATUS_OK ? &g->error : NULL, s, "%s", text);
+    return status_fail(&g->error, s, "%s", text);
 }
 
 static enum status explain_failure(

@@ -7,9 +7,20 @@ static enum status check_elements(struct coll_group *g, const char *what, size_t
 {
     if (reduce_find(g->reduce, (uint32_t)op, dtype) == NULL)
         return group_refuse(g, STATUS_UNSUPPORTED,
-            "%s of %s is not offered; f32, f16 and bf16, sum and max are", what, dtype_name(dtype));
+            "%s of %s by operation %d is not offered; f32, f16 and bf16, sum and max are", what,
+            dtype_name(dtype), (int)op);
     if (__builtin_mul_overflow(count, (size_t)dtype_bytes(dtype), bytes))
         return group_refuse(g, STATUS_TOO_LARGE, "%s of %zu elements", what, count);
+    return STATUS_OK;
+}
+
+// A buffer that is there, and no longer than memory can be.
+static enum status check_memory(struct coll_group *g, const char *what, const void *p, size_t bytes)
+{
+    if (bytes > PTRDIFF_MAX)
+        return group_refuse(g, STATUS_TOO_LARGE, "%s of %zu bytes", what, bytes);
+    if (bytes > 0 && p == NULL)
+        return group_refuse(g, STATUS_INVALID, "%s: NULL in place of %zu bytes", what, bytes);
     return STATUS_OK;
 }
 
@@ -32,6 +43,7 @@ enum status coll_all_reduce(struct coll_group *g, const struct coll_all_reduce_a
 {
     size_t bytes = 0;
     TRY(check_elements(g, "all_reduce", a->count, a->dtype, a->op, &bytes));
+    TRY(check_memory(g, "all_reduce", a->buffer, bytes));
     TRY(check_symmetric(g, "all_reduce", a->buffer, bytes, a->symmetric));
     enum status s = group_begin(g, GROUP_ALL_REDUCE, a->count, (uint64_t)a->dtype, (uint64_t)a->op,
         place_of(g, a->buffer, a->symmetric));
@@ -40,18 +52,28 @@ enum status coll_all_reduce(struct coll_group *g, const struct coll_all_reduce_a
     return group_end(g, s);
 }
 
-enum status coll_all_reduce_norm(struct coll_group *g, const struct coll_all_reduce_norm_args *a)
+static enum status check_norm(struct coll_group *g, const struct coll_all_reduce_norm_args *a)
 {
-    size_t count, bytes = 0;
-    if (__builtin_mul_overflow(a->n_rows, a->dim, &count))
+    size_t count, bytes = 0, residual;
+    if (__builtin_mul_overflow(a->n_rows, a->dim, &count) ||
+        __builtin_mul_overflow(count, sizeof(float), &residual))
         return group_refuse(
             g, STATUS_TOO_LARGE, "all_reduce_norm of %zu rows of %zu", a->n_rows, a->dim);
     TRY(check_elements(g, "all_reduce_norm", count, a->dtype, COLL_SUM, &bytes));
+    TRY(check_memory(g, "all_reduce_norm", a->x, bytes));
+    TRY(check_memory(g, "all_reduce_norm's residual", a->residual, residual));
+    TRY(check_memory(g, "all_reduce_norm's result", a->out, bytes));
     TRY(check_symmetric(g, "all_reduce_norm", a->x, bytes, a->symmetric));
     if (a->weight != NULL && reduce_find(g->reduce, (uint32_t)COLL_SUM, a->weight_dtype) == NULL)
         return group_refuse(g, STATUS_UNSUPPORTED,
             "all_reduce_norm with weights of %s is not offered; f32, f16 and bf16 are",
             dtype_name(a->weight_dtype));
+    return STATUS_OK;
+}
+
+enum status coll_all_reduce_norm(struct coll_group *g, const struct coll_all_reduce_norm_args *a)
+{
+    TRY(check_norm(g, a));
     enum status s = group_begin(g, GROUP_ALL_REDUCE_NORM, a->n_rows, a->dim, (uint64_t)a->dtype,
         place_of(g, a->x, a->symmetric));
     if (s == STATUS_OK)
@@ -62,8 +84,11 @@ enum status coll_all_reduce_norm(struct coll_group *g, const struct coll_all_red
 enum status coll_reduce_scatter(struct coll_group *g, const void *in, void *out, size_t count,
     enum dtype dtype, enum coll_op op, void *stream)
 {
-    size_t bytes = 0;
+    size_t bytes = 0, begin, own;
     TRY(check_elements(g, "reduce_scatter", count, dtype, op, &bytes));
+    coll_slice(count, g->size, g->rank, &begin, &own);
+    TRY(check_memory(g, "reduce_scatter", in, bytes));
+    TRY(check_memory(g, "reduce_scatter's result", out, own * dtype_bytes(dtype)));
     enum status s = group_begin(g, GROUP_REDUCE_SCATTER, count, (uint64_t)dtype, (uint64_t)op, 0);
     if (s == STATUS_OK)
         s = g->backend->reduce_scatter(
@@ -77,6 +102,8 @@ enum status coll_all_gather(
     size_t all;
     if (__builtin_mul_overflow(bytes, (size_t)g->size, &all))
         return group_refuse(g, STATUS_TOO_LARGE, "all_gather of %zu bytes", bytes);
+    TRY(check_memory(g, "all_gather", in, bytes));
+    TRY(check_memory(g, "all_gather's result", out, all));
     enum status s = group_begin(g, GROUP_ALL_GATHER, bytes, 0, 0, 0);
     if (s == STATUS_OK)
         s = g->backend->all_gather(g, &(struct coll_all_gather_args){in, out, bytes, stream});
@@ -89,6 +116,7 @@ enum status coll_broadcast(
     if (root >= g->size)
         return group_refuse(g, STATUS_INVALID, "broadcast from rank %u in a group of %u",
             (unsigned)root, (unsigned)g->size);
+    TRY(check_memory(g, "broadcast", buffer, bytes));
     enum status s = group_begin(g, GROUP_BROADCAST, bytes, root, 0, 0);
     if (s == STATUS_OK && g->size > 1)
         s = g->backend->broadcast(g, &(struct coll_broadcast_args){buffer, bytes, root, stream});
@@ -106,10 +134,14 @@ enum status coll_barrier(struct coll_group *g, void *stream)
 // Sizes that are known on the host fit their slots.
 static enum status check_blocks(struct coll_group *g, const struct coll_exchange_args *a)
 {
+    if (a->peers != 0 && (a->send_bytes == NULL || a->receive_bytes == NULL))
+        return group_refuse(g, STATUS_INVALID, "exchange: no arrays for sizes");
     for (uint32_t q = 0; q < g->size; q++) {
+        if ((a->peers >> q & 1) == 0)
+            continue;
         size_t expected = a->counts == COLL_COUNTS_FIXED ? a->receive_bytes[q] : 0;
-        if ((a->peers >> q & 1) != 0 &&
-            (a->send_bytes[q] > a->slot_bytes || expected > a->slot_bytes))
+        TRY(check_memory(g, "exchange: a block", a->send[q], a->send_bytes[q]));
+        if (a->send_bytes[q] > a->slot_bytes || expected > a->slot_bytes)
             return group_refuse(g, STATUS_TOO_LARGE,
                 "exchange: a block with rank %u is larger than the slot of %zu bytes", (unsigned)q,
                 a->slot_bytes);
@@ -132,6 +164,8 @@ static enum status check_exchange(struct coll_group *g, const struct coll_exchan
         return group_refuse(g, STATUS_INVALID,
             "exchange: %u slots of %zu bytes to receive into do not lie in the heap",
             (unsigned)g->size, a->slot_bytes);
+    if (a->peers != 0 && a->send == NULL)
+        return group_refuse(g, STATUS_INVALID, "exchange: no array of blocks to send");
     if (a->counts != COLL_COUNTS_DEVICE)
         return check_blocks(g, a);
     if (a->device_send_bytes == NULL || a->device_receive_bytes == NULL)

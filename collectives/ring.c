@@ -211,7 +211,13 @@ static enum status await(struct ring *r, uint32_t peer, const struct position *p
 
 enum status ring_write(struct ring *r, const void *data, size_t n, uint32_t timeout_ms)
 {
-    check(r->segment.rank == 0);
+    if (r->segment.rank != 0)
+        return status_fail(&r->error, STATUS_INVALID,
+            "rank %u would write to the control ring of "
+            "rank 0",
+            (unsigned)r->segment.rank);
+    if (data == NULL && n > 0)
+        return status_fail(&r->error, STATUS_INVALID, "NULL in place of a message");
     if (n > r->bytes - sizeof(struct message))
         return status_fail(&r->error, STATUS_TOO_LARGE,
             "a message of %zu bytes does not fit a control ring of %llu", n,
@@ -235,7 +241,10 @@ enum status ring_write(struct ring *r, const void *data, size_t n, uint32_t time
 
 enum status ring_read(struct ring *r, const void **data, size_t *n, uint32_t timeout_ms)
 {
-    check(r->segment.rank != 0 && r->held == 0);
+    if (r->segment.rank == 0 || r->held != 0)
+        return status_fail(&r->error, STATUS_INVALID,
+            r->held != 0 ? "the message before has not been released"
+                         : "rank 0 would read its own control ring");
     TRY(await(r, 0, &r->shared->head, r->at + 1, &r->shared->data, timeout_ms));
     const uint8_t *from = r->data + (r->at & (r->bytes - 1));
     struct message m;
@@ -251,7 +260,8 @@ enum status ring_read(struct ring *r, const void **data, size_t *n, uint32_t tim
 
 void ring_release(struct ring *r)
 {
-    check(r->held != 0);
+    if (r->held == 0)
+        return;
     r->at += r->held;
     r->number++;
     r->held = 0;

@@ -81,6 +81,8 @@ static const char *algorithm(
                    tuning_pick(&g->main->tuning, symmetric, bytes) == TUNING_ONE_SHOT;
         return tuning_algorithm_name(one ? TUNING_ONE_SHOT : TUNING_TWO_SHOT);
     }
+    if (strcmp(operation, "barrier") == 0)
+        return "a signal of each";
     if (strcmp(operation, "exchange") != 0)
         return "staged in chunks";
     return bytes <= shm_mail_bytes(g->size) ? "mail between pairs"

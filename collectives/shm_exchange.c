@@ -27,13 +27,19 @@ static struct shm_pair *pair(struct coll_group *g, uint32_t destination, uint32_
     return &g->shm.pairs[destination * g->size + source];
 }
 
-static enum status check_size(struct coll_group *g, const struct coll_exchange_args *a, uint32_t to)
+// What the front cannot check where counts are read only now.
+static enum status check_block(
+    struct coll_group *g, const struct coll_exchange_args *a, uint32_t to)
 {
     size_t n = to_send(a, to);
-    return n <= a->slot_bytes ? STATUS_OK
-                              : group_fail_because(g, STATUS_TOO_LARGE,
-                                    "a block of %zu bytes for rank %u does not fit its slot of %zu",
-                                    n, (unsigned)to, a->slot_bytes);
+    if (n > a->slot_bytes)
+        return group_fail_because(g, STATUS_TOO_LARGE,
+            "a block of %zu bytes for rank %u does not fit its slot of %zu", n, (unsigned)to,
+            a->slot_bytes);
+    if (n > 0 && a->send[to] == NULL)
+        return group_fail_because(g, STATUS_INVALID,
+            "NULL in place of a block of %zu bytes for rank %u", n, (unsigned)to);
+    return STATUS_OK;
 }
 
 static void raise_flag(struct coll_group *g, _Atomic uint64_t *flag)
@@ -46,7 +52,7 @@ static enum status push(struct coll_group *g, const struct coll_exchange_args *a
     size_t offset = (size_t)((uint8_t *)a->receive - shm_heap(g, g->rank));
     size_t n = to_send(a, to);
     struct shm_pair *p = pair(g, to, g->rank);
-    TRY(check_size(g, a, to));
+    TRY(check_block(g, a, to));
     if (n > 0)
         shm_put(g, shm_heap(g, to) + offset + g->rank * a->slot_bytes, a->send[to], n);
     p->bytes = n;
@@ -121,7 +127,7 @@ static enum status post(struct coll_group *g, const struct coll_exchange_args *a
 {
     struct shm_mail *m = mail(g, to, g->rank, to);
     size_t n = to_send(a, to);
-    TRY(check_size(g, a, to));
+    TRY(check_block(g, a, to));
     if (n > 0)
         shm_put(g, m->block, a->send[to], n);
     m->bytes = n;

@@ -1,7 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "collectives/star.h"
 
-#include "base/check.h"
 #include "base/clock.h"
 #include "collectives/identity.h"
 #include "collectives/wire.h"
@@ -279,7 +278,9 @@ static enum status share_leaf(struct star *s, uint32_t root, int *fd, struct err
 static enum status star_share_fd(struct bootstrap *b, uint32_t root, int *fd, struct error *err)
 {
     struct star *s = b->state;
-    check(root < b->size);
+    if (root >= b->size)
+        return status_fail(err, STATUS_INVALID, "rank %u of %u has no descriptor to share",
+            (unsigned)root, (unsigned)b->size);
     TRY(begin(s, err));
     int got = b->rank == root ? *fd : -1;
     enum status st = b->rank == 0 ? share_hub(s, root, &got, err) : share_leaf(s, root, &got, err);
@@ -293,8 +294,7 @@ static enum status star_share_fd(struct bootstrap *b, uint32_t root, int *fd, st
 static int star_peer_pidfd(struct bootstrap *b, uint32_t peer)
 {
     struct star *s = b->state;
-    check(peer < b->size);
-    return s->pidfd[peer];
+    return peer < b->size ? s->pidfd[peer] : -1;
 }
 
 static enum status make(struct family *parent, uint32_t rank, uint32_t size, const int *fds,

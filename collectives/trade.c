@@ -242,6 +242,9 @@ enum status trade_exchange(struct coll_group *g, const struct coll_exchange_args
             return group_fail_because(g, STATUS_TOO_LARGE,
                 "a block of %zu bytes for rank %u does not fit its slot of %zu", n, (unsigned)q,
                 a->slot_bytes);
+        if (n > 0 && a->send[q] == NULL)
+            return group_fail_because(g, STATUS_INVALID,
+                "NULL in place of a block of %zu bytes for rank %u", n, (unsigned)q);
         b[q] = (struct trade_block){.sends = true,
             .receives = true,
             .exact = fixed,
