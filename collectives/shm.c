@@ -122,11 +122,21 @@ enum status shm_await(struct coll_group *g, uint32_t peer, const _Atomic uint64_
     }
 }
 
+// Whether the peer, which is ahead by more steps than words are kept, made an exchange of this one.
+static bool exchanged(const struct coll_group *g, uint32_t peer, uint32_t epoch)
+{
+    uint64_t run = atomic_load_explicit(&g->shm.lines[peer].run, memory_order_acquire);
+    return shm_reached(epoch, (uint32_t)(run >> 32)) && shm_reached(run, epoch);
+}
+
 enum status shm_wait(struct coll_group *g, uint32_t peer, uint32_t epoch)
 {
     uint64_t got;
     TRY(shm_await(g, peer, &g->shm.lines[peer].word[epoch % SHM_WORDS], epoch, &got));
-    return shm_agrees(got, epoch, g->signature) ? STATUS_OK : group_fail(g, STATUS_MISMATCH, peer);
+    bool agrees = (uint32_t)got == epoch
+                      ? (uint32_t)(got >> 32) == g->signature
+                      : g->running == GROUP_EXCHANGE || !exchanged(g, peer, epoch);
+    return agrees ? STATUS_OK : group_fail(g, STATUS_MISMATCH, peer);
 }
 
 enum status shm_wait_all(struct coll_group *g)
@@ -173,6 +183,7 @@ void shm_forget(struct coll_group *g)
     const struct shm *s = &g->shm;
     for (uint32_t i = 0; i < 2; i++)
         g->shm.slot_epoch[i] = not_older(s->slot_epoch[i], s->epoch);
+    forget(&s->lines[g->rank].run, s->epoch);
     for (uint32_t q = 0; q < g->size; q++) {
         forget(&s->pairs[q * g->size + g->rank].done, s->epoch);
         for (uint32_t turn = 0; turn < 2; turn++)

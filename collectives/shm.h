@@ -14,6 +14,8 @@
 // pairs may be that old: they count only if they are of the very step. Eight words are kept because
 // a rank may run ahead of one that still wants to look at an older word; if it is further ahead
 // than that, the wait is over just the same, only without a look at the signature of that step.
+// Only exchanges let a rank run that far, so it also says which steps those were: a rank that waits
+// for such a step in another operation is in disagreement.
 //
 // Private buffers are staged in the rank's two slots, used in turn. A slot that was last read in
 // step e may be written again when all others have signalled any step after e. What slots and pairs
@@ -47,6 +49,7 @@ enum {
 // Written by its rank only.
 struct shm_line {
     _Alignas(SEGMENT_LINE) _Atomic uint64_t word[SHM_WORDS];
+    _Atomic uint64_t run; // {first, last} step of the latest exchanges that follow each other
 };
 
 // One block of a partial exchange: written by the source, read by the destination.
@@ -96,11 +99,6 @@ static inline struct shm_mail *shm_mail_of(
 static inline bool shm_reached(uint64_t word, uint32_t epoch)
 {
     return (int32_t)((uint32_t)word - epoch) >= 0;
-}
-
-static inline bool shm_agrees(uint64_t word, uint32_t epoch, uint32_t signature)
-{
-    return (uint32_t)word != epoch || (uint32_t)(word >> 32) == signature;
 }
 
 // Waits until `word`, which `peer` writes, has reached `epoch`; returns it in *got.

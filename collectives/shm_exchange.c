@@ -10,6 +10,16 @@
 //          waits only once, which is what counts where ranks share cores.
 #include "collectives/shm_step.h"
 
+// Before the signal of the step: see struct shm_line.
+static void note_run(struct coll_group *g)
+{
+    _Atomic uint64_t *run = &g->shm.lines[g->rank].run;
+    uint32_t step = g->shm.epoch + 1;
+    uint64_t was = atomic_load_explicit(run, memory_order_relaxed);
+    uint32_t first = (uint32_t)was == g->shm.epoch ? (uint32_t)(was >> 32) : step;
+    atomic_store_explicit(run, (uint64_t)first << 32 | step, memory_order_release);
+}
+
 static bool is_peer(const struct coll_exchange_args *a, uint32_t q)
 {
     return (a->peers >> q & 1) != 0;
@@ -151,6 +161,7 @@ static enum status take_mail(
 enum status shm_exchange(struct coll_group *g, const struct coll_exchange_args *a)
 {
     bool by_mail = a->slot_bytes <= shm_mail_bytes(g->size);
+    note_run(g);
     shm_signal(g);
     for (uint32_t d = 0; d < g->size; d++) {
         uint32_t to = group_next(g, d);

@@ -134,6 +134,53 @@ static int mismatch_turns(struct bootstrap *b, void *slot_bytes)
     return 0;
 }
 
+// Rank 0 makes exchanges without peers, for which it waits for nobody, where the others sum: it is
+// long beyond the words of those steps when they look.
+static int mismatch_ahead(struct bootstrap *b, void *context)
+{
+    (void)context;
+    struct coll_group *g;
+    WANT(ranks_group(b, HEAP, DEADLINE_MS, &g) == 0);
+    struct coll_exchange_args a = {
+        .counts = COLL_COUNTS_BOUNDED, .receive = coll_heap_take(g, 64), .slot_bytes = 8};
+    WANT_OK(reduce(g, 10, COLL_SUM));
+    for (int i = 0; i < 50 && b->rank == 0; i++)
+        WANT_OK(coll_exchange(g, &a));
+    WANT_OK(b->barrier(b, NULL));
+    if (b->rank != 0)
+        for (int i = 0; i < 10; i++)
+            WANT(reduce(g, 10, COLL_SUM) == STATUS_MISMATCH);
+    WANT_OK(b->barrier(b, NULL));
+    WANT(coll_barrier(g, NULL) == STATUS_MISMATCH);
+    coll_destroy(g);
+    return 0;
+}
+
+// The same, but all mean it so: the others come to an old broadcast of rank 0 when it is far ahead.
+static int far_ahead(struct bootstrap *b, void *context)
+{
+    (void)context;
+    struct coll_group *g;
+    WANT(ranks_group(b, HEAP, DEADLINE_MS, &g) == 0);
+    struct coll_exchange_args a = {
+        .counts = COLL_COUNTS_BOUNDED, .receive = coll_heap_take(g, 64), .slot_bytes = 8};
+    for (int round = 0; round < 3; round++) {
+        char x[100] = {0};
+        x[99] = b->rank == 0 ? 'x' : ' ';
+        if (b->rank != 0)
+            WANT_OK(b->barrier(b, NULL));
+        WANT_OK(coll_broadcast(g, x, sizeof x, 0, NULL));
+        WANT(x[99] == 'x');
+        for (int i = 0; i < 50; i++)
+            WANT_OK(coll_exchange(g, &a));
+        if (b->rank == 0)
+            WANT_OK(b->barrier(b, NULL));
+    }
+    WANT_OK(coll_barrier(g, NULL));
+    coll_destroy(g);
+    return 0;
+}
+
 // A block of another size than its receiver was told to expect.
 static int mismatch_sizes(struct bootstrap *b, void *context)
 {
@@ -164,6 +211,8 @@ static void test_mismatch(void **state)
     assert_int_equal(ranks_fork(3, mismatch_root, NULL, 0), 0);
     assert_int_equal(ranks_fork(2, mismatch_peers, NULL, 0), 0);
     assert_int_equal(ranks_fork(2, mismatch_sizes, NULL, 0), 0);
+    assert_int_equal(ranks_fork(3, mismatch_ahead, NULL, 0), 0);
+    assert_int_equal(ranks_fork(3, far_ahead, NULL, 0), 0);
     size_t small = 64, large = SLOT_LARGE;
     assert_int_equal(ranks_fork(2, mismatch_turns, &small, 0), 0);
     assert_int_equal(ranks_fork(2, mismatch_turns, &large, 0), 0);
