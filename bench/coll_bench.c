@@ -59,7 +59,8 @@ static const struct config_row options[] = {
         .type = CONFIG_TEXT,
         .offset = offsetof(struct options, device),
         .value_name = "NAME",
-        .help = "Measure all_reduce on devices, cuda or emu, beside NCCL's; eager calls."},
+        .help = "Measure all_reduce on devices, cuda or emu, beside NCCL's: calls one by one, and "
+                "recorded in a graph."},
     {.name = "serve",
         .type = CONFIG_BYTES,
         .offset = offsetof(struct options, serve),
@@ -77,7 +78,7 @@ static const struct config_row options[] = {
         .min = 0,
         .max = SAMPLES_MAX,
         .value_name = "N",
-        .help = "Samples of each variant; 0: by size."},
+        .help = "Samples of each variant, or of --device rounds of 20 calls; 0: as many as usual."},
     {.name = "output",
         .type = CONFIG_ENUM,
         .offset = offsetof(struct options, output),
@@ -273,27 +274,41 @@ static struct row other_row(const struct bench *s, const struct tuned *t, struct
     return row;
 }
 
+void coll_bench_print_head(void)
+{
+    printf("%10s %-15s %-15s %10s %8s %8s %6s", "bytes", "op", "variant", "us", "algbw", "busbw",
+        "wrong");
+}
+
+void coll_bench_print(const struct coll_bench_row *r, bool jsonl)
+{
+    double alg = (double)r->bytes / r->us * 1e-3, bus = alg * r->bus_factor;
+    unsigned long long wrong = r->wrong;
+    if (jsonl)
+        printf("{\"np\": %u, \"op\": \"%s\", \"variant\": \"%s\", \"bytes\": %zu, "
+               "\"us\": %.3f, \"algbw_gbs\": %.3f, \"busbw_gbs\": %.3f, \"wrong\": %llu}\n",
+            (unsigned)r->np, r->op, r->variant, r->bytes, r->us, alg, bus, wrong);
+    else
+        printf("%10zu %-15s %-15s %10.2f %8.2f %8.2f %6llu", r->bytes, r->op, r->variant, r->us,
+            alg, bus, wrong);
+}
+
 static void print_row(const struct bench *s, const struct options *opt, const struct op *o,
     enum variant v, const struct row *rows)
 {
     const struct row *r = &rows[v];
-    double alg = (double)s->bytes / r->us * 1e-3, bus = alg * o->bus_factor(s->size);
+    bool jsonl = opt->output == 1;
     if (s->rank != 0 || !r->there)
         return;
-    if (opt->output == 1) {
-        printf("{\"np\": %u, \"op\": \"%s\", \"variant\": \"%s\", \"bytes\": %zu, "
-               "\"us\": %.3f, \"algbw_gbs\": %.3f, \"busbw_gbs\": %.3f, \"wrong\": %llu}\n",
-            (unsigned)s->size, o->name, variant_name[v], s->bytes, r->us, alg, bus,
-            (unsigned long long)r->wrong);
-    } else {
-        double mpi = rows[VARIANT_MPI].us / r->us, tuned = rows[VARIANT_MPI_TUNED].us / r->us;
-        printf("%10zu %-15s %-10s %10.2f %8.2f %8.2f %6llu %8.2f", s->bytes, o->name,
-            variant_name[v], r->us, alg, bus, (unsigned long long)r->wrong, mpi);
-        if (rows[VARIANT_MPI_TUNED].there)
-            printf(" %8.2f\n", tuned);
-        else
-            printf(" %8s\n", "-");
-    }
+    coll_bench_print(&(struct coll_bench_row){s->size, o->name, variant_name[v], s->bytes, r->us,
+                         o->bus_factor(s->size), r->wrong},
+        jsonl);
+    if (!jsonl)
+        printf(" %8.2f", rows[VARIANT_MPI].us / r->us);
+    if (!jsonl && rows[VARIANT_MPI_TUNED].there)
+        printf(" %8.2f\n", rows[VARIANT_MPI_TUNED].us / r->us);
+    else if (!jsonl)
+        printf(" %8s\n", "-");
     fflush(stdout);
 }
 
@@ -353,10 +368,12 @@ static int parse_sizes(const char *text, size_t *out)
 static void run_all(
     struct bench *s, const struct options *opt, struct tuned *t, const size_t *sizes, int n_sizes)
 {
-    if (s->rank == 0 && opt->output == 0)
-        printf("# np %u, %s\n%10s %-15s %-10s %10s %8s %8s %6s %8s %8s\n", (unsigned)s->size,
-            sysconf(_SC_NPROCESSORS_ONLN) >= (long)s->size ? "a core each" : "sharing cores",
-            "bytes", "op", "variant", "us", "algbw", "busbw", "wrong", "x mpi", "x tuned");
+    if (s->rank == 0 && opt->output == 0) {
+        printf("# np %u, %s\n", (unsigned)s->size,
+            sysconf(_SC_NPROCESSORS_ONLN) >= (long)s->size ? "a core each" : "sharing cores");
+        coll_bench_print_head();
+        printf(" %8s %8s\n", "x mpi", "x tuned");
+    }
     for (const char *p = opt->ops;; p++) {
         size_t used = strcspn(p, ",");
         const struct op *o = coll_ops_find(p, used);
@@ -435,7 +452,9 @@ static int device_main(const struct options *opt, const size_t *sizes, int n_siz
     struct error err;
     enum status st = bootstrap_mpi(&b, &err);
     if (st == STATUS_OK) {
-        st = coll_device_run(b, opt->device, opt->output == 1, sizes, n_sizes, &err);
+        const struct coll_device_args args = {
+            opt->device, opt->output == 1, opt->samples, sizes, n_sizes};
+        st = coll_device_run(b, &args, &err);
         b->close(b);
     }
     return st == STATUS_OK ? 0 : usage(err.text);
@@ -453,6 +472,8 @@ static int bench_main(const struct options *opt)
         return usage("--sizes: numbers of bytes from 4 to 1G with commas were expected");
     if (!coll_ops_valid(opt->ops))
         return usage("--ops: names with commas were expected; see --help");
+    if (opt->device != NULL && strcmp(opt->ops, "all_reduce") != 0)
+        return usage("--device: all_reduce is measured on devices, and nothing else");
     if (opt->device != NULL)
         return device_main(opt, sizes, n_sizes);
     for (int i = 0; i < n_sizes; i++)

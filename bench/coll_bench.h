@@ -6,7 +6,7 @@
 //   coll_uses.c    those that the system is made for: logits, KV heads, experts, two groups at once
 //   coll_tuned.c   a second mpirun whose MPI is tuned, which takes its turns on command
 //   coll_tune.c    --tune: measures candidates and writes a tuning table
-//   coll_device.c  --device: on devices, beside NCCL
+//   coll_device.c  --device: on devices, beside NCCL, called one by one and as a graph
 #ifndef PHALANX_BENCH_COLL_BENCH_H
 #define PHALANX_BENCH_COLL_BENCH_H
 
@@ -85,6 +85,18 @@ enum status coll_bench_open(
 void coll_bench_close(struct bench *s);
 int coll_bench_samples(int64_t asked, size_t bytes);
 
+// What is printed of one operation, size and variant: a line of JSON, or the first columns of a
+// table's line, which the caller ends.
+struct coll_bench_row {
+    uint32_t np;
+    const char *op, *variant;
+    size_t bytes;
+    double us, bus_factor;
+    uint64_t wrong;
+};
+void coll_bench_print(const struct coll_bench_row *r, bool jsonl);
+void coll_bench_print_head(void); // of those columns
+
 void coll_uses_logits(struct bench *s, enum variant v, float *in, float *out);
 float coll_uses_logits_expected(const struct bench *s, size_t i);
 void coll_uses_kv_heads(struct bench *s, enum variant v, float *in, float *out);
@@ -118,8 +130,15 @@ bool coll_tuned_turn(struct tuned *t, int job, const struct turn *turn);
 int coll_tuned_serve(struct bench *s);
 
 // --device: all_reduce on the devices of a plugin, beside NCCL's.
-enum status coll_device_run(struct bootstrap *b, const char *plugin, bool jsonl,
-    const size_t *sizes, int n_sizes, struct error *err);
+struct coll_device_args {
+    const char *plugin;
+    bool jsonl;
+    int64_t rounds; // of each variant; 0: as many as usual
+    const size_t *sizes;
+    int n_sizes;
+};
+enum status coll_device_run(
+    struct bootstrap *b, const struct coll_device_args *args, struct error *err);
 
 int coll_tune_run(struct bench *s, const char *file, int64_t samples);
 

@@ -35,9 +35,9 @@
 enum {
     SHM_WORDS = 8,
     SHM_SLOT_BYTES = 256 * 1024,
-    SHM_STRING_BYTES = 1024, // see shm_put
-    SHM_ASK_BYTES = 2048,    // how much is asked for ahead; see shm_asks
-    SHM_ASK_SHORT_BYTES = 256,
+    SHM_STRING_BYTES = 1024,        // see shm_put
+    SHM_ASK_BYTES = 2048,           // how much is asked for ahead; see shm_asks
+    SHM_ASK_SUMS_BYTES = 16 * 1024, // the same of finished sums
     SHM_CACHE_BYTES = 32 << 20, // all buffers together: from here on they do not stay in a cache
     SHM_CACHE_LINE = 64,
     SHM_MAILS_BYTES = 64 * 1024, // of all mails from one rank, without their heads

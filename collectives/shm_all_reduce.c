@@ -112,33 +112,54 @@ static size_t smaller(size_t a, size_t b)
     return a < b ? a : b;
 }
 
-static void ask_for(const struct coll_group *g, uint32_t first, size_t offset, size_t bytes)
+// How lines are asked for while a slice of `bytes` is summed: in blocks of `each`, up to `ahead`
+// bytes before their turn.
+struct asking {
+    bool theirs, all; // the lines of peers, or one's own too
+    size_t each, ahead;
+};
+
+// Of peers that have cores of their own, theirs are asked for. Of ranks that share cores, all, once
+// they have to come from memory, in shorter blocks: all streams together have to fit into the first
+// cache. The numbers are measured; see bench/NOTES.md.
+static struct asking how_to_ask(const struct coll_group *g, const struct job *j, size_t bytes)
 {
-    for (uint32_t d = first; d < g->size; d++)
+    if (shm_asks(g))
+        return (struct asking){.theirs = true,
+            .each = bytes < 8 * SHM_ASK_BYTES ? SHM_ASK_BYTES : SHM_ASK_BYTES / 2,
+            .ahead = 2 * SHM_ASK_BYTES};
+    if (j->bytes * g->size >= SHM_CACHE_BYTES)
+        return (struct asking){
+            .theirs = true, .all = true, .each = SHM_ASK_BYTES / 8, .ahead = SHM_ASK_BYTES};
+    return (struct asking){.each = bytes};
+}
+
+static void ask_for(const struct coll_group *g, bool all, size_t offset, size_t bytes)
+{
+    for (uint32_t d = all ? 0 : 1; d < g->size; d++)
         shm_ask_to_write(shm_heap(g, group_next(g, d)) + offset, bytes);
 }
 
-// Sums `bytes` at `offset` of all heaps into all of them, asking for lines ahead: of peers that
-// have cores of their own, for theirs; of ranks that share cores, for all, once they have to come
-// from memory, in shorter blocks, since all streams together have to fit into the first cache.
+// Sums `bytes` at `offset` of all heaps into all of them.
 static void sum_in_heaps(struct coll_group *g, const struct job *j, size_t offset, size_t bytes)
 {
     void *at[COLL_RANKS_MAX];
-    bool theirs = shm_asks(g), asks = theirs || j->bytes * g->size >= SHM_CACHE_BYTES;
-    size_t each = theirs ? SHM_ASK_BYTES : asks ? SHM_ASK_SHORT_BYTES : bytes, asked = 0;
-    for (size_t begin = 0; begin < bytes; begin += each) {
-        for (; asks && asked < bytes && asked < begin + SHM_ASK_BYTES + each; asked += each)
-            ask_for(g, theirs ? 1 : 0, offset + asked, smaller(bytes - asked, each));
+    const struct asking how = how_to_ask(g, j, bytes);
+    size_t asked = 0;
+    for (size_t begin = 0; begin < bytes; begin += how.each) {
+        for (; how.theirs && asked < bytes && asked < begin + how.ahead; asked += how.each)
+            ask_for(g, how.all, offset + asked, smaller(bytes - asked, how.each));
         for (uint32_t r = 0; r < g->size; r++)
             at[r] = shm_heap(g, r) + offset + begin;
         j->reduce(at, g->size, (const void *const *)at, g->size,
-            smaller(bytes - begin, each) / j->element_bytes);
+            smaller(bytes - begin, how.each) / j->element_bytes);
     }
 }
 
 // Meets, and asks meanwhile for the first of what peers have been writing and this rank reads next,
 // their heaps at `offset` or, of the slices of a chunk at `offset` that they have summed, one's
-// own. Most of it is there already, and what is not is only asked for twice.
+// own. Most of it is there already, and what is not is only asked for twice; but what a peer is
+// about to write must not be taken from it, so before the sums it is little.
 static enum status meet_asking(struct coll_group *g, size_t offset, size_t bytes, bool summed)
 {
     shm_signal(g);
@@ -146,8 +167,8 @@ static enum status meet_asking(struct coll_group *g, size_t offset, size_t bytes
         uint32_t peer = group_next(g, d);
         size_t begin, n;
         slice_of(bytes, g->size, summed ? peer : g->rank, &begin, &n);
-        shm_ask_to_read(
-            shm_heap(g, summed ? g->rank : peer) + offset + begin, smaller(n, SHM_ASK_BYTES));
+        shm_ask_to_read(shm_heap(g, summed ? g->rank : peer) + offset + begin,
+            smaller(n, summed ? SHM_ASK_SUMS_BYTES : SHM_ASK_BYTES));
     }
     return shm_wait_all(g);
 }

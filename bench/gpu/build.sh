@@ -24,6 +24,9 @@ for name in limits_gpu linear_gpu attention_gpu ops_gpu sample_gpu; do
         targets="$targets $name"
     fi
 done
+if grep -qE '(^|[ /])phalanx-coll-bench(:| |$)' "$build/targets.txt"; then
+    targets="$targets phalanx-coll-bench"
+fi
 if grep -q phalanx_cuda_plugin "$build/targets.txt"; then
     targets="$targets phalanx_cuda_plugin"
 else

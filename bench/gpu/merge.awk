@@ -8,7 +8,7 @@ BEGIN {
 $1 == "op" || NF < 10 { next }
 {
     key = $1 FS $2 FS $3
-    theirs = $4 == "cublaslt" || $4 ~ /^(torch|transformers|cudnn)/
+    theirs = $4 == "cublaslt" || $4 == "nccl" || $4 ~ /^(torch|transformers|cudnn)/
     if (theirs) {
         if (!((key, $4) in us)) {
             n[key]++

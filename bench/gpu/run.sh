@@ -1,8 +1,8 @@
 #!/bin/sh
 # SPDX-License-Identifier: Apache-2.0
 # All that can be said of one GPU in one call: builds, tests every op on the device, serves a model
-# of random weights and compares its bits, and measures kernels and models beside cuBLASLt, cuDNN,
-# torch and transformers. One table comes out, results.tsv:
+# of random weights and compares its bits, and measures kernels, models and sums over ranks beside
+# cuBLASLt, cuDNN, torch, transformers and NCCL. One table comes out, results.tsv:
 #
 #   row shape us noise fraction opponent ratio
 #     us        median; noise: (third quartile - first) / median
@@ -193,6 +193,22 @@ opponent torch 60 ops ${emulate:+--tiny}
 opponent "transformers-$model" 80 model --shape "$shape" --name "$model" ${emulate:+--tiny}
 gpu copies 30 "$bin/ops_gpu$suffix" $tiny
 gpu sample 25 "$bin/sample_gpu$suffix" $tiny
+# What the bench could not measure, NCCL above all, is no failure: it says so in its output.
+sums() {
+    if [ -z "$device" ]; then
+        not_run coll "no GPU"
+    elif ! command -v mpirun >/dev/null; then
+        not_run coll "there is no mpirun"
+    elif [ ! -x "$bin/phalanx-coll-bench" ]; then
+        not_run coll "phalanx-coll-bench has not been built"
+    else
+        stage coll 45 sh "$here/coll.sh" "$bin" "$device" $tiny
+        touch "$logs/coll.out" # there is none where no time was left
+        sed -n 's/^# no \([^:]*\): \(.*\)/coll-\1\t-\tnot run: \2\t-\t-\t-\t-/p' \
+            "$logs/coll.out" >>"$out/not_run.tsv"
+    fi
+}
+sums
 for name in phi-2 llama-70b-eighth mixtral-8x7b; do
     [ -z "$emulate" ] || break
     measure_model "$name" "$here/shapes/$name.json" 60
@@ -219,7 +235,7 @@ if [ -s "$out/ops.tsv" ]; then
 fi
 if [ -n "$device" ]; then
     echo
-    grep -E '^(row|copy|product|decode|prompt|attention)' "$out/results.tsv" | head -n 80
+    grep -E '^(row|copy|product|decode|prompt|attention|all_reduce)' "$out/results.tsv" | head -n 120
 else
     echo
     echo "Nothing was measured: no GPU: ${why:-none was found}."

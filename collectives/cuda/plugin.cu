@@ -162,10 +162,47 @@ void close_device(struct coll_device *d)
     *d = {};
 }
 
+// ---- graphs ------------------------------------------------------------------------------------
+
+// NCCL enqueues from a thread of its own, which this thread's mode leaves alone.
+enum status graph_begin(void *stream, struct error *err)
+{
+    return outcome(cudaStreamBeginCapture((cudaStream_t)stream, cudaStreamCaptureModeThreadLocal),
+        "recording", err);
+}
+
+enum status graph_end(void *stream, void **out, struct error *err)
+{
+    cudaGraph_t graph = nullptr;
+    cudaGraphExec_t x = nullptr;
+    cudaError_t e = cudaStreamEndCapture((cudaStream_t)stream, &graph);
+    if (e == cudaSuccess)
+        e = cudaGraphInstantiate(&x, graph, 0);
+    if (graph != nullptr)
+        (void)cudaGraphDestroy(graph);
+    if (e == cudaSuccess)
+        *out = x;
+    else
+        (void)cudaGetLastError(); // or the next launch would report it
+    return outcome(e, "making a graph", err);
+}
+
+enum status graph_launch(void *graph, void *stream, struct error *err)
+{
+    return outcome(
+        cudaGraphLaunch((cudaGraphExec_t)graph, (cudaStream_t)stream), "launching a graph", err);
+}
+
+void graph_drop(void *graph)
+{
+    (void)cudaGraphExecDestroy((cudaGraphExec_t)graph);
+}
+
 } // namespace
 
 const struct coll_plugin *coll_plugin_table(void)
 {
-    static const struct coll_plugin p = {COLL_PLUGIN_VERSION, open_device, close_device};
+    static const struct coll_plugin p = {COLL_PLUGIN_VERSION, open_device, close_device,
+        graph_begin, graph_end, graph_launch, graph_drop};
     return &p;
 }

@@ -373,6 +373,8 @@ cudaError_t cudaStreamSynchronize(cudaStream_t s)
 
 cudaError_t cudaStreamQuery(cudaStream_t s)
 {
+    if (stream_of(s)->capture != nullptr)
+        return give(cudaErrorStreamCaptureUnsupported);
     emu::machine &m = emu::here();
     for (std::uint32_t n = emu::draw(64); n > 0 && !m.failed; n--)
         if (!advance_one())

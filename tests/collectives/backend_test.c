@@ -118,6 +118,39 @@ static int nccl_native(struct bootstrap *b, void *context)
     return 0;
 }
 
+static enum status counted(void *context, void *stream)
+{
+    (void)stream;
+    ++*(int *)context;
+    return STATUS_OK;
+}
+
+// The device as it is while a stream is captured: nothing may be asked of it or be taken. A native
+// sum has no use for it, so it can be captured; what is captured is all that NCCL enqueues.
+static int nccl_captured(struct bootstrap *b, void *context)
+{
+    int asked = 0;
+    struct coll_device device = device_host;
+    struct coll_args args = fake_nccl;
+    struct coll_group *g;
+    (void)context;
+    args.device = &device;
+    args.native = true;
+    WANT_OK(coll_create(b, &args, &g, NULL));
+    device = (struct coll_device){.context = &asked, .arch = "host", .query = counted};
+    float x = (float)b->rank;
+    for (int i = 0; i < 3; i++)
+        WANT_OK(coll_all_reduce(g, &(struct coll_all_reduce_args){.buffer = &x, .count = 1}));
+    WANT(asked == 0);
+    WANT(!coll_can_be_recorded(g)); // which promises that polls watch replays, too
+    WANT_OK(coll_poll(g));
+    WANT(asked == 1);
+    device = device_host;
+    WANT_OK(b->barrier(b, NULL));
+    coll_destroy(g);
+    return 0;
+}
+
 static enum status stuck(void *context, void *stream)
 {
     (void)context;
@@ -167,6 +200,7 @@ static void test_nccl_errors(void **state)
     for (uint32_t size = 2; size <= 4; size++) {
         assert_int_equal(ranks_threads(size, nccl_mismatch, NULL), 0);
         assert_int_equal(ranks_threads(size, nccl_native, NULL), 0);
+        assert_int_equal(ranks_threads(size, nccl_captured, NULL), 0);
         for (int leaves = 0; leaves < 2; leaves++)
             assert_int_equal(ranks_threads(size, nccl_stuck, &(bool){leaves != 0}), 0);
     }

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // All ways to meet behave alike: gathering, descriptors, process handles, splitting, failures.
+#include "collectives/star.h"
 #include "tests/test_support.h"
 
 #include "tests/collectives/bootstrap_cases.h"
@@ -7,6 +8,8 @@
 #include <signal.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/socket.h>
+#include <sys/un.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -103,6 +106,59 @@ static int one_dies(struct bootstrap *b, void *context)
     return 0;
 }
 
+enum { MEMBER, SAYS_NOTHING, ENDS, SAYS_NONSENSE, CONNECTIONS };
+
+// A member that came but takes long to say who it is, as one that gets no processor time does.
+static int slow_member(int fd)
+{
+    struct bootstrap *b = NULL;
+    struct error err = {0};
+    int yes = 1;
+    usleep(2500 * 1000);
+    if (star_join(fd, 1, 2, STAR_TIMEOUT_MS, &b, &err) != STATUS_OK) {
+        fprintf(stderr, "%s\n", err.text);
+        return 1;
+    }
+    int rc = bootstrap_cases(b, &yes);
+    b->close(b);
+    return rc;
+}
+
+// Nobody who connects keeps the others from meeting, nor is hung up on for being slow.
+static void test_slow_member(void **state)
+{
+    (void)state;
+    struct sockaddr_un a = {.sun_family = AF_UNIX};
+    socklen_t n = sizeof a.sun_family; // the system chooses a name
+    int listener = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0), fd[CONNECTIONS], yes = 1;
+    assert_int_equal(bind(listener, (struct sockaddr *)&a, n), 0);
+    assert_int_equal(listen(listener, COLL_RANKS_MAX), 0);
+    n = sizeof a;
+    assert_int_equal(getsockname(listener, (struct sockaddr *)&a, &n), 0);
+    for (int i = 0; i < CONNECTIONS; i++) {
+        fd[i] = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
+        assert_int_equal(connect(fd[i], (struct sockaddr *)&a, n), 0);
+    }
+    assert_int_equal(write(fd[SAYS_NONSENSE], "hello", 5), 5);
+    close(fd[ENDS]);
+    fflush(NULL);
+    pid_t pid = fork();
+    if (pid == 0)
+        _exit(slow_member(fd[MEMBER]));
+    struct bootstrap *b = NULL;
+    struct error err = {0};
+    int st = 1;
+    close(fd[MEMBER]);
+    assert_int_equal(star_accept(listener, 2, STAR_TIMEOUT_MS, &b, &err), STATUS_OK);
+    assert_int_equal(bootstrap_cases(b, &yes), 0);
+    b->close(b);
+    assert_int_equal(waitpid(pid, &st, 0), pid);
+    assert_int_equal(st, 0);
+    close(fd[SAYS_NOTHING]);
+    close(fd[SAYS_NONSENSE]);
+    close(listener);
+}
+
 static void test_failures(void **state)
 {
     (void)state;
@@ -127,6 +183,7 @@ int main(void)
         cmocka_unit_test(test_fork),
         cmocka_unit_test(test_files),
         cmocka_unit_test(test_files_alone),
+        cmocka_unit_test(test_slow_member),
         cmocka_unit_test(test_failures),
         cmocka_unit_test(test_limits),
     };

@@ -1,9 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
-// The core takes no memory after core_create. The simulation is linked with --wrap for the
-// allocator's functions, so every call of ours and of the core comes through here.
+// The core takes no memory after core_create, and expects no zeros where it did not ask for them.
+// The simulation is linked with --wrap for the allocator's functions, so every call of ours and of
+// the core comes through here.
 #include "sim.h"
 
 #include <stdlib.h>
+#include <string.h>
 
 static bool forbidden;
 static uint64_t n_forbidden;
@@ -30,7 +32,10 @@ void *__wrap_realloc(void *memory, size_t n);
 void *__wrap_malloc(size_t n)
 {
     n_forbidden += forbidden;
-    return __real_malloc(n);
+    void *memory = __real_malloc(n);
+    if (memory)
+        memset(memory, 0xa5, n);
+    return memory;
 }
 
 void *__wrap_calloc(size_t count, size_t n)

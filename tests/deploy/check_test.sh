@@ -3,6 +3,7 @@
 # What deploy/check --full does with stages that fail: it goes on, says which, and ends with 1. The
 # programs that it calls are stand-ins, which fail where FAIL says so.
 set -eu
+unset FUZZ_SECONDS # of a deploy/check that runs this test
 source_dir=$1
 dir=$(mktemp -d)
 trap 'rm -rf "$dir"' EXIT
@@ -60,6 +61,8 @@ for stage in release clang asan tsan fuzz long; do
 done
 ran '^ctest' 5
 ran '_fuzz -max_total_time=60 ' 2
+FUZZ_SECONDS=7 check 0 nothing --full fuzz
+ran '_fuzz -max_total_time=7 ' 2
 for stage in clang asan tsan; do
     check 1 "ctest --preset $stage" --full
     says "^$stage *FAILED"

@@ -108,6 +108,7 @@ void a_graph_replays(void **)
     phx_launch(on(s), add, v, 1);
     phx_launch(on(s), add, v, 2);
     assert_int_equal(cudaStreamSynchronize(s), cudaErrorStreamCaptureUnsupported);
+    assert_int_equal(cudaStreamQuery(s), cudaErrorStreamCaptureUnsupported);
     assert_int_equal(cudaStreamEndCapture(s, &g), cudaSuccess);
     assert_int_equal(cudaGraphInstantiate(&x, g, 0), cudaSuccess);
     assert_int_equal(cudaGraphDestroy(g), cudaSuccess);
