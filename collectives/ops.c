@@ -2,6 +2,8 @@
 // The operations as callers see them: arguments are checked here, once for all back ends.
 #include "collectives/group.h"
 
+#include <string.h>
+
 static enum status check_elements(struct coll_group *g, const char *what, size_t count,
     enum dtype dtype, enum coll_op op, size_t *bytes)
 {
@@ -71,11 +73,28 @@ static enum status check_norm(struct coll_group *g, const struct coll_all_reduce
     return STATUS_OK;
 }
 
+static uint64_t bits_of(float a, float b)
+{
+    uint32_t x[2];
+    memcpy(&x[0], &a, sizeof a);
+    memcpy(&x[1], &b, sizeof b);
+    return (uint64_t)x[0] << 32 | x[1];
+}
+
+// What a norm does beside the sum has to be the same on all ranks as well.
+static uint64_t kind_of(const struct coll_all_reduce_norm_args *a)
+{
+    uint64_t kinds = (uint64_t)(a->bias != NULL) | (uint64_t)(a->weight != NULL) << 1 |
+                     (a->weight != NULL ? (uint64_t)a->weight_dtype << 2 : 0);
+    return kinds << 48 ^ bits_of(a->eps, a->residual_scale) ^
+           bits_of(0, a->weight_offset) * 0x9e3779b97f4a7c15u;
+}
+
 enum status coll_all_reduce_norm(struct coll_group *g, const struct coll_all_reduce_norm_args *a)
 {
     TRY(check_norm(g, a));
     enum status s = group_begin(g, GROUP_ALL_REDUCE_NORM, a->n_rows, a->dim, (uint64_t)a->dtype,
-        place_of(g, a->x, a->symmetric));
+        place_of(g, a->x, a->symmetric) ^ kind_of(a));
     if (s == STATUS_OK)
         s = g->backend->all_reduce_norm(g, a);
     return group_end(g, s);

@@ -26,6 +26,18 @@ static enum status reduce(struct coll_group *g, size_t count, enum coll_op op)
         g, &(struct coll_all_reduce_args){.buffer = x, .count = count, .op = op});
 }
 
+static enum status norm(struct coll_group *g, float eps)
+{
+    static _Thread_local float x[48];
+    return coll_all_reduce_norm(g, &(struct coll_all_reduce_norm_args){.x = x,
+                                       .n_rows = 1,
+                                       .dim = 16,
+                                       .residual = x + 16,
+                                       .residual_scale = 1,
+                                       .eps = eps,
+                                       .out = x + 32});
+}
+
 // What rank 1 does otherwise than the others, by number.
 static enum status odd_call(struct coll_group *g, int which)
 {
@@ -41,6 +53,8 @@ static enum status odd_call(struct coll_group *g, int which)
         return coll_all_gather(g, x, x + 16, 10, NULL);
     case 4:
         return reduce(g, 60000, COLL_SUM);
+    case 5:
+        return norm(g, 1e-5f); // the others: 1e-6
     default:
         return coll_all_reduce(
             g, &(struct coll_all_reduce_args){.buffer = x, .count = 10, .dtype = DTYPE_BF16});
@@ -49,12 +63,14 @@ static enum status odd_call(struct coll_group *g, int which)
 
 static int mismatch(struct bootstrap *b, void *context)
 {
-    for (int which = 0; which < 6; which++) {
+    for (int which = 0; which < 7; which++) {
         struct coll_group *g;
         WANT(ranks_group(b, HEAP, DEADLINE_MS, &g) == 0);
         WANT_OK(reduce(g, 10, COLL_SUM));
         uint64_t start = clock_now_us();
-        enum status s = b->rank == 1 ? odd_call(g, which) : reduce(g, 10, COLL_SUM);
+        enum status s = b->rank == 1 ? odd_call(g, which)
+                        : which == 5 ? norm(g, 1e-6f)
+                                     : reduce(g, 10, COLL_SUM);
         WANT(s == STATUS_MISMATCH && clock_now_us() - start < SOON_US);
         WANT(strstr(coll_error(g)->text, "different") != NULL);
         // Sticky, whatever is called; and the group can be made again.
