@@ -94,7 +94,8 @@ static enum status record_fail(phx_u64 record, struct error *err)
             culprit, (unsigned)record);
     case PAD_TOO_LARGE:
         return status_fail(err, STATUS_TOO_LARGE,
-            "rank %u sent a block that is larger than the slots of the exchange", culprit);
+            "rank %u sent a block that is larger than the slots of the exchange, or from NULL",
+            culprit);
     default:
         return status_fail(err, STATUS_ABORTED, "the group was aborted by rank %u", culprit);
     }

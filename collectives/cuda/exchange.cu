@@ -36,7 +36,7 @@ __device__ inline bool ask(const pad_group &g, const pad_place &p, const exchang
     unsigned peer = threadIdx.x, block = blockIdx.x;
     if (peer >= g.size || (c.peers >> peer & 1) == 0)
         return true;
-    if (size_of(c, peer) > c.slot_bytes)
+    if (size_of(c, peer) > (c.send[peer] != nullptr ? c.slot_bytes : 0))
         return pad_raise(g, p, PAD_TOO_LARGE, g.rank, PAD_START);
     if (peer == g.rank)
         return true;

@@ -112,14 +112,15 @@ void a_rank_that_calls_something_else(void **)
         }
 }
 
-void a_block_that_is_too_large(void **)
+void too_large(uint32_t bytes, const uint8_t *from)
 {
     device_ranks g(2, 2, 32, 20000);
-    uint32_t sizes[2] = {16, 65};
+    uint32_t sizes[2] = {16, bytes};
     enum status s = g.all([&](device_rank &m) {
         coll_device_exchange_args a = {};
         a.peers = 3;
-        a.send[0] = a.send[1] = room[m.rank];
+        a.send[0] = room[m.rank];
+        a.send[1] = from;
         a.device_counts = sizes;
         a.receive = m.heap;
         a.slot_bytes = 64;
@@ -127,6 +128,13 @@ void a_block_that_is_too_large(void **)
         return coll_device_exchange(m.group, &a, &m.err);
     });
     assert_int_equal(s, STATUS_TOO_LARGE);
+}
+
+// What only the device knows: a block that does not fit, and one that is nowhere.
+void a_block_that_is_too_large(void **)
+{
+    too_large(65, reinterpret_cast<uint8_t *>(room[0]));
+    too_large(1, nullptr);
 }
 
 void an_abort_wakes_everyone(void **)
