@@ -62,9 +62,11 @@ static void test_same_bits(void **state)
 
 // ---- ranks that are processes ------------------------------------------------------------------
 
+enum trouble { FOLLOWER_DIES, FOLLOWER_STOPS, LEADER_DIES };
+
 // What the ranks of a test have in common.
 struct scene {
-    enum { FOLLOWER_DIES, FOLLOWER_STOPS, LEADER_DIES } kind;
+    enum trouble kind;
     uint32_t timeout_ms;
     _Atomic int follower; // its process
 };
@@ -152,7 +154,7 @@ static int rank_main(struct bootstrap *b, void *context)
     return rc;
 }
 
-static void play(int kind, uint32_t timeout_ms)
+static void play(enum trouble kind, uint32_t timeout_ms)
 {
     struct scene *s =
         mmap(NULL, sizeof *s, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
