@@ -86,6 +86,11 @@ struct group_choices {
 enum status group_choose(struct bootstrap *b, const struct coll_args *args, enum status mine,
     struct group_choices *out, struct error *err);
 
+// How many bytes an exchange sends to rank q, a peer. Sizes "on the device" that lie in the host's
+// memory are read only now: one that does not fit, or a block that is nowhere, ends the group.
+enum status group_block(
+    struct coll_group *g, const struct coll_exchange_args *a, uint32_t q, size_t *bytes);
+
 static inline uint32_t group_next(const struct coll_group *g, uint32_t distance)
 {
     uint32_t r = g->rank + distance;

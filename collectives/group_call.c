@@ -115,6 +115,21 @@ enum status group_fail_because(struct coll_group *g, enum status s, const char *
     return g->sticky;
 }
 
+enum status group_block(
+    struct coll_group *g, const struct coll_exchange_args *a, uint32_t q, size_t *bytes)
+{
+    size_t n = a->counts == COLL_COUNTS_DEVICE ? a->device_send_bytes[q] : a->send_bytes[q];
+    if (n > a->slot_bytes)
+        return group_fail_because(g, STATUS_TOO_LARGE,
+            "a block of %zu bytes for rank %u does not fit its slot of %zu", n, (unsigned)q,
+            a->slot_bytes);
+    if (n > 0 && a->send[q] == NULL)
+        return group_fail_because(
+            g, STATUS_INVALID, "NULL in place of a block of %zu bytes for rank %u", n, (unsigned)q);
+    *bytes = n;
+    return STATUS_OK;
+}
+
 enum status coll_poll(struct coll_group *g)
 {
     struct error local = {0};

@@ -27,29 +27,9 @@ static bool is_peer(const struct coll_exchange_args *a, uint32_t q)
 
 // How many bytes go to a peer; the front has checked that they fit, but for counts that are read
 // only now.
-static size_t to_send(const struct coll_exchange_args *a, uint32_t to)
-{
-    return a->counts == COLL_COUNTS_DEVICE ? a->device_send_bytes[to] : a->send_bytes[to];
-}
-
 static struct shm_pair *pair(struct coll_group *g, uint32_t destination, uint32_t source)
 {
     return &g->shm.pairs[destination * g->size + source];
-}
-
-// What the front cannot check where counts are read only now.
-static enum status check_block(
-    struct coll_group *g, const struct coll_exchange_args *a, uint32_t to)
-{
-    size_t n = to_send(a, to);
-    if (n > a->slot_bytes)
-        return group_fail_because(g, STATUS_TOO_LARGE,
-            "a block of %zu bytes for rank %u does not fit its slot of %zu", n, (unsigned)to,
-            a->slot_bytes);
-    if (n > 0 && a->send[to] == NULL)
-        return group_fail_because(g, STATUS_INVALID,
-            "NULL in place of a block of %zu bytes for rank %u", n, (unsigned)to);
-    return STATUS_OK;
 }
 
 static void raise_flag(struct coll_group *g, _Atomic uint64_t *flag)
@@ -60,9 +40,9 @@ static void raise_flag(struct coll_group *g, _Atomic uint64_t *flag)
 static enum status push(struct coll_group *g, const struct coll_exchange_args *a, uint32_t to)
 {
     size_t offset = (size_t)((uint8_t *)a->receive - shm_heap(g, g->rank));
-    size_t n = to_send(a, to);
+    size_t n;
     struct shm_pair *p = pair(g, to, g->rank);
-    TRY(check_block(g, a, to));
+    TRY(group_block(g, a, to, &n));
     if (n > 0)
         shm_put(g, shm_heap(g, to) + offset + g->rank * a->slot_bytes, a->send[to], n);
     p->bytes = n;
@@ -136,8 +116,8 @@ static struct shm_mail *mail(
 static enum status post(struct coll_group *g, const struct coll_exchange_args *a, uint32_t to)
 {
     struct shm_mail *m = mail(g, to, g->rank, to);
-    size_t n = to_send(a, to);
-    TRY(check_block(g, a, to));
+    size_t n;
+    TRY(group_block(g, a, to, &n));
     if (n > 0)
         shm_put(g, m->block, a->send[to], n);
     m->bytes = n;

@@ -223,11 +223,6 @@ enum status trade_barrier(struct coll_group *g, void *stream)
         g, scratch_of(g, g->rank), TOKEN_BYTES, scratch_of(g, 0), TRADE_CHUNK_BYTES, stream);
 }
 
-static size_t to_send(const struct coll_exchange_args *a, uint32_t q)
-{
-    return a->counts == COLL_COUNTS_DEVICE ? a->device_send_bytes[q] : a->send_bytes[q];
-}
-
 // Counts "on the device" are host memory here: NCCL has an exchange of its own for them.
 enum status trade_exchange(struct coll_group *g, const struct coll_exchange_args *a)
 {
@@ -236,15 +231,9 @@ enum status trade_exchange(struct coll_group *g, const struct coll_exchange_args
     for (uint32_t q = 0; q < g->size; q++) {
         if ((a->peers >> q & 1) == 0)
             continue;
-        size_t n = to_send(a, q);
+        size_t n;
         bool fixed = a->counts == COLL_COUNTS_FIXED;
-        if (n > a->slot_bytes)
-            return group_fail_because(g, STATUS_TOO_LARGE,
-                "a block of %zu bytes for rank %u does not fit its slot of %zu", n, (unsigned)q,
-                a->slot_bytes);
-        if (n > 0 && a->send[q] == NULL)
-            return group_fail_because(g, STATUS_INVALID,
-                "NULL in place of a block of %zu bytes for rank %u", n, (unsigned)q);
+        TRY(group_block(g, a, q, &n));
         b[q] = (struct trade_block){.sends = true,
             .receives = true,
             .exact = fixed,

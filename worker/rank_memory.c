@@ -25,10 +25,16 @@ uint32_t rank_memory_sharers(const struct rank *r)
 
 // ---- what a rank needs --------------------------------------------------------------------------
 
+// For steps of which the forward pass needs `forward` bytes of it.
+static uint64_t heap_bytes(const struct rank *r, uint64_t forward)
+{
+    return forward + sampler_heap_bytes(&r->model, &r->shard) + RANK_HEAP_SLACK_BYTES;
+}
+
 uint64_t rank_memory_heap_bytes(const struct rank *r)
 {
-    return forward_heap_bytes(&r->model, &r->shard, r->options.max_num_batched_tokens) +
-           sampler_heap_bytes(&r->model, &r->shard) + RANK_HEAP_SLACK_BYTES;
+    return heap_bytes(
+        r, forward_heap_bytes(&r->model, &r->shard, r->options.max_num_batched_tokens));
 }
 
 static uint32_t at_least(uint32_t a, uint32_t b)
@@ -97,8 +103,7 @@ static void measure_rows(
     bill->heap = 0;
     if (r->info.size > 1) {
         bill->activations -= heap;
-        bill->heap = heap + sampler_heap_bytes(&r->model, &r->shard) + RANK_HEAP_SLACK_BYTES +
-                     GROUP_SLACK_BYTES;
+        bill->heap = heap_bytes(r, heap) + GROUP_SLACK_BYTES;
     }
     measure_ops(r, shapes, rows, bill);
 }

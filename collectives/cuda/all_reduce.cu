@@ -187,9 +187,8 @@ enum status coll_device_all_reduce(
     if (a->algorithm == COLL_DEVICE_MULTICAST)
         return device_multicast(d, a, j.offset, err);
     enum coll_device_algorithm algorithm = a->algorithm;
-    TRY(coll_device_poll(d, err));
     if (d->group.size == 1 && a->in == a->out)
-        return STATUS_OK;
+        return coll_device_poll(d, err);
     TRY(device_begin(d, a->stream, err));
     j.g = device_call(d, DEVICE_ALL_REDUCE, a->count,
         (uint64_t)type | (uint64_t)a->max << 8 | (uint64_t)a->symmetric << 16, (uint64_t)algorithm,

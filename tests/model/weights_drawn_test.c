@@ -5,8 +5,8 @@
 #include "base/draw.h"
 #include "model/arch.h"
 #include "model/weights_plan.h"
+#include "tests/model/families.h"
 
-#include <dirent.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -100,28 +100,19 @@ static void assert_plan_drawn(const struct model_config *m, uint32_t rank, uint3
     weights_plan_close(&drawn);
 }
 
+static void check_drawn(const struct model_config *m)
+{
+    for (uint32_t degree = 1; degree <= 3; degree++)
+        for (uint32_t rank = 0; rank < degree; rank++)
+            if (shard_check(m, degree, NULL) == STATUS_OK)
+                assert_plan_drawn(m, rank, degree);
+}
+
 // What is left to a device is the same model, of every family and at every degree.
 static void test_drawn_families(void **state)
 {
     (void)state;
-    char root[1024];
-    snprintf(root, sizeof root, "%s", test_path(test_source_dir(), "tests/golden/families"));
-    struct model_config *m = calloc(1, sizeof *m);
-    struct error err = {0};
-    DIR *d = opendir(root);
-    assert_non_null(d);
-    for (struct dirent *e; (e = readdir(d));) {
-        char dir[1024];
-        snprintf(dir, sizeof dir, "%s", test_path(root, e->d_name));
-        if (e->d_name[0] == '.' || arch_read(dir, m, NULL, &err) != STATUS_OK)
-            continue;
-        for (uint32_t degree = 1; degree <= 3; degree++)
-            for (uint32_t rank = 0; rank < degree; rank++)
-                if (shard_check(m, degree, NULL) == STATUS_OK)
-                    assert_plan_drawn(m, rank, degree);
-    }
-    closedir(d);
-    free(m);
+    families_each(check_drawn);
 }
 
 int main(void)

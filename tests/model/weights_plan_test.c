@@ -4,9 +4,9 @@
 #include "model/arch.h"
 #include "model/random_weights.h"
 #include "model/weights_plan.h"
+#include "tests/model/families.h"
 #include "tests/model/scratch_dir.h"
 
-#include <dirent.h>
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -455,28 +455,19 @@ static uint64_t floats_of_layers(const struct model_config *m, uint32_t degree)
     return sum;
 }
 
+static void check_parts(const struct model_config *m)
+{
+    uint64_t whole = floats_of_layers(m, 1);
+    for (uint32_t degree = 2; degree <= 4; degree++)
+        if (shard_check(m, degree, NULL) == STATUS_OK)
+            assert_int_equal(floats_of_layers(m, degree), whole);
+}
+
 // Every family's layout can be made up, and its parts add up at every degree.
 static void test_random_families(void **state)
 {
     (void)state;
-    char root[1024];
-    snprintf(root, sizeof root, "%s", test_path(test_source_dir(), "tests/golden/families"));
-    struct model_config *m = calloc(1, sizeof *m);
-    struct error err = {0};
-    DIR *d = opendir(root);
-    assert_non_null(d);
-    for (struct dirent *e; (e = readdir(d));) {
-        char dir[1024];
-        snprintf(dir, sizeof dir, "%s", test_path(root, e->d_name));
-        if (e->d_name[0] == '.' || arch_read(dir, m, NULL, &err) != STATUS_OK)
-            continue;
-        uint64_t whole = floats_of_layers(m, 1);
-        for (uint32_t degree = 2; degree <= 4; degree++)
-            if (shard_check(m, degree, NULL) == STATUS_OK)
-                assert_int_equal(floats_of_layers(m, degree), whole);
-    }
-    closedir(d);
-    free(m);
+    families_each(check_parts);
 }
 
 // Mean, deviation, and no element that repeats its neighbours.
