@@ -12,8 +12,11 @@ extern "C" {
 #include "kernels/emu/driver.hpp"
 #include "tests/collectives/emulated_device.hpp"
 
+#include <atomic>
 #include <cmath>
 #include <cstring>
+#include <new>
+#include <sys/mman.h>
 #include <unistd.h>
 
 namespace
@@ -42,8 +45,28 @@ enum status not_bound(void *, coll_peer_memory *, const coll_peer_memory *, erro
 
 struct scene {
     plan what;
-    const char *table; // the file
+    const char *table;            // the file
+    std::atomic<unsigned> *bound; // how many members have, in the memory of all
 };
+
+// The emulated switch sums in the order of binding, which must not be that of the ranks by chance,
+// from neither end: first rank 0, then the others from the last one on.
+struct turn {
+    unsigned mine;
+    std::atomic<unsigned> *bound;
+    enum status (*bind)(void *, coll_peer_memory *, const coll_peer_memory *, error *);
+};
+thread_local turn my_turn;
+
+enum status bind_in_turn(
+    void *context, coll_peer_memory *m, const coll_peer_memory *own, error *err)
+{
+    for (int i = 0; *my_turn.bound < my_turn.mine && i < 200000; i++)
+        usleep(100);
+    enum status st = my_turn.bind(context, m, own, err);
+    ++*my_turn.bound;
+    return st;
+}
 
 enum status sum(coll_group *g, void *x, size_t n, enum dtype t, bool symmetric = true,
     enum coll_op op = COLL_SUM)
@@ -113,6 +136,9 @@ int member(bootstrap *b, void *context)
     args.timeout_ms = 30000;
     args.native = s.what != plan::not_allowed;
     args.tuning_file = s.table;
+    my_turn = {b->rank == 0 ? 0 : b->size - b->rank, s.bound, d.peers.multicast_bind};
+    if (s.what == plan::sums)
+        d.peers.multicast_bind = bind_in_turn;
     if (s.what == plan::no_switch && b->rank == 1)
         d.peers.multicast_probe = no_switch;
     if (s.what == plan::not_bound && b->rank == 1)
@@ -143,10 +169,17 @@ void run(plan what)
     int fd = mkstemp(file);
     assert_true(fd >= 0 && write(fd, row, sizeof row - 1) == sizeof row - 1);
     close(fd);
-    scene s = {what, file};
-    for (uint32_t n : {2u, 4u})
+    void *shared =
+        mmap(nullptr, sizeof(unsigned), PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+    assert_true(shared != MAP_FAILED);
+    scene s = {what, file, new (shared) std::atomic<unsigned>(0)};
+    for (uint32_t n : {2u, 4u}) {
+        *s.bound = 0;
         assert_int_equal(ranks_fork(n, member, &s, 0), 0);
+    }
+    *s.bound = 0;
     assert_int_equal(ranks_threads(3, member, &s), 0);
+    munmap(shared, sizeof(unsigned));
     unlink(file);
 }
 
